@@ -1,0 +1,687 @@
+//! The contract of a backend: the writes that a database must do atomically, and one filtered read
+//! per noun.
+//!
+//! A backend author implements [`Store`]; consumers, producers, builders, run loops and the admin
+//! face come with it. `pgqrs-testkit` proves an implementation: every clause below (E1, V1, …) has
+//! a named case there, and `docs/guarantees.md` lists them.
+//!
+//! **Time.** Every command carries `now`. `None` is the store's own clock (the database server's;
+//! on an embedded database the host's), `Some` an instant the caller injects, in whole
+//! microseconds: then the store takes it for the present, in every time it writes or compares.
+//! Injected instants form one timeline per store: with a `now` earlier than one already used
+//! nothing is promised but that no data is lost.
+//!
+//! **Sequence.** Message ids, claim tokens and worker ids must never be reused, not after deletion
+//! and not after a crash.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::{
+    ArchivedMessage, BatchSize, Delay, LiveMessage, Message, MessageId, MessageState, NewMessage,
+    Outcome, Queue, QueueChanges, QueueMetrics, QueueName, QueueSettings, Receipt, Result,
+    RetryDecision, VisibilityTimeout, WorkerId, WorkerKind, WorkerRecord, WorkerState,
+};
+
+/// A message store: one database, one set of queues.
+///
+/// Stores are cheap, cloneable handles, shared between tasks and passed as `Arc<dyn Store>`. All
+/// methods may be called concurrently, from any number of processes where the database allows
+/// that. A call that is dropped half-way must have happened wholly or not at all.
+///
+/// Required are the methods without a body. The optional ones say in
+/// [`capabilities`](Store::capabilities) whether they are there.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync {
+    /// What of the optional parts this store has. All of them by default.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    /// Installs or upgrades the schema. Idempotent; any number of installers may race. Nothing to
+    /// do by default.
+    async fn install(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Checks that the schema is as installed: [`Error::SchemaMissing`](crate::Error::SchemaMissing),
+    /// [`Error::SchemaTooNew`](crate::Error::SchemaTooNew) or
+    /// [`Error::SchemaDrift`](crate::Error::SchemaDrift), which names each finding.
+    async fn verify(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Changes and returns what holds for the whole store. See [`Configure`].
+    async fn configure(&self, configure: Configure) -> Result<StoreSettings>;
+
+    /// Creates a queue and returns it; if it exists, returns it as it is.
+    ///
+    /// To be correct:
+    /// - calls that race for one name **must** all succeed and leave one queue;
+    /// - the settings of a queue that exists **must not** change.
+    async fn create_queue(&self, create: CreateQueue) -> Result<Queue>;
+
+    /// Changes settings of a queue and returns it as it is then.
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `OutOfRange` for `max_attempts` outside 1 to 32,767.
+    async fn update_queue(&self, update: UpdateQueue) -> Result<Queue>;
+
+    /// Deletes a queue with its messages, its archive and its workers (Q2).
+    ///
+    /// To be correct:
+    /// - all of it **must** vanish in one transaction;
+    /// - without `force` and with live messages nothing **must** change: `QueueNotEmpty`;
+    /// - afterwards receipts **must** be `LeaseLost`, and calls of its workers `QueueNotFound`;
+    /// - a concurrent enqueue **must** either precede it or get `QueueNotFound`;
+    /// - a queue made anew under the name **must** be empty.
+    async fn delete_queue(&self, delete: DeleteQueue) -> Result<()>;
+
+    /// The queues, by name.
+    async fn queues(&self, filter: QueueFilter) -> Result<Vec<Queue>>;
+
+    /// Counts per queue, by name. Archived messages past their retention are not counted.
+    ///
+    /// # Errors
+    /// `QueueNotFound` if a queue is named that does not exist.
+    async fn metrics(&self, filter: MetricsFilter) -> Result<Vec<QueueMetrics>>;
+
+    /// Adds messages to a queue and returns their ids, in input order.
+    ///
+    /// To be correct:
+    /// - E1 a batch **must** be written wholly or not at all; ids grow within it;
+    /// - E2 after `Ok` a killed program or server **must not** lose it (where the store is durable);
+    /// - E3 a delayed message **must not** be claimable before `now + delay`, and is from then on;
+    /// - E4 on an error nothing **must** be written: `QueueNotFound`, `PayloadTooLarge` (payload or
+    ///   headers), `OutOfRange` (an empty batch, more than 10,000, `max_attempts`).
+    async fn enqueue(&self, enqueue: Enqueue) -> Result<Vec<MessageId>>;
+
+    /// Leases ready messages.
+    ///
+    /// To be correct:
+    /// - V1 it **must** return at most `limit` messages; each was ready, its queue not paused (Q1:
+    ///   a paused queue yields an empty claim), its attempts below its maximum;
+    /// - V2 it **must** set `visible_at = now + timeout`, a new token, `attempts + 1`, the worker
+    ///   and the time, in one atomic step;
+    /// - V3 leases of one message **must never** overlap, whatever claims at the same time;
+    /// - V4 an expired lease **must** make its message ready again by itself; with the store's own
+    ///   clock that, and the end of a delay, may be noticed up to 1 s late, with an injected `now`
+    ///   no time at all;
+    /// - V5 with no other claim or enqueue in flight: a higher priority **must** come first; within
+    ///   a priority, messages never delayed or leased **must** come in id order, and one that
+    ///   became ready (due, released, failed, expired) **must not** come after one of its priority
+    ///   that was enqueued later than that moment. When more than 1,000 became ready since the last
+    ///   claim, they may be taken in earliest due first, 1,000 per claim. Within a priority nothing
+    ///   **must** starve. The batch comes in claim order;
+    /// - V7 it should cost O(batch), however many messages are delayed, leased, archived or dead;
+    /// - W2 for a worker that is not ready it **must** claim nothing: `WorkerNotReady`;
+    /// - A4 messages whose lease expired on their last attempt **must not** be returned; up to 100
+    ///   of those that it meets become dead letters ([`LEASE_EXPIRED`]) in the same step;
+    /// - E5 a message whose payload or headers do not parse **must not** fail it: that message
+    ///   alone becomes a dead letter ("payload does not parse: …") and is left out.
+    ///
+    /// # Errors
+    /// `QueueNotFound`, `WorkerNotReady`, `WorkerNotFound`.
+    async fn claim(&self, claim: Claim) -> Result<Claimed>;
+
+    /// Ends or prolongs leases; one outcome per settlement, in input order (S7).
+    ///
+    /// To be correct:
+    /// - S1 every action **must** be refused with [`LeaseLost`], and change nothing, unless the
+    ///   receipt is current: until its message is claimed again, settled, swept or deleted. The
+    ///   holder of an expired lease whose message nobody has taken **must** succeed;
+    /// - S2 at every instant a message **must** be live, archived or gone, exactly one of them;
+    /// - S3 a repeated archive **must** answer `Archived` while the archive holds the message as
+    ///   done under that token, within retention;
+    /// - S4 a deleted message **must** be gone for good;
+    /// - S5 a release **must** give the attempt back; its delay counts like that of an enqueue;
+    /// - S6 a failure **must** record the error (cut to [`MAX_ERROR_BYTES`] at a character) and
+    ///   keep the attempt; at the maximum, or with `Dead`, the message becomes a dead letter in the
+    ///   same step;
+    /// - V6 an extension **must** set `visible_at = now + timeout`;
+    /// - S7 of several settlements of one receipt in one batch the first **must** act, the others
+    ///   get what a later call would get.
+    ///
+    /// # Errors
+    /// `OutOfRange` for more than 10,000 settlements. A lost lease is an outcome, not an error.
+    async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>>;
+
+    /// Live messages by id.
+    async fn messages(&self, filter: MessageFilter) -> Result<Vec<LiveMessage>>;
+
+    /// Archived messages by id. Those older than their queue's retention **must not** show (A2).
+    async fn archive(&self, filter: ArchiveFilter) -> Result<Vec<ArchivedMessage>>;
+
+    /// Makes dead letters live again (A3) and returns their ids: attempts 0, ready at once, the
+    /// same id, priority and payload, the last error kept; old receipts **must** stay dead. Ids that
+    /// are no dead letters of the queue are passed over.
+    ///
+    /// # Errors
+    /// `QueueNotFound`.
+    async fn redrive(&self, redrive: Redrive) -> Result<Vec<MessageId>>;
+
+    /// Removes messages of a queue for good and returns how many. Receipts of purged messages are
+    /// `LeaseLost` from then on.
+    ///
+    /// # Errors
+    /// `QueueNotFound`.
+    async fn purge(&self, purge: Purge) -> Result<u64>;
+
+    /// Registers a worker.
+    ///
+    /// To be correct, unless `port` is 0 (W5):
+    /// - an earlier registration of the same kind, host, port and queue that has not stopped
+    ///   **must** stop with `replaced_by` set, in the same transaction;
+    /// - what it held **must** be released at once, its attempts counted: a message at its maximum
+    ///   becomes a dead letter ([`WORKER_REPLACED`]); its receipts are dead;
+    /// - no claim of the earlier registration **must** take effect afterwards.
+    ///
+    /// # Errors
+    /// `QueueNotFound`; `OutOfRange` for a host longer than 255 bytes or empty.
+    async fn register(&self, register: Register) -> Result<WorkerRecord>;
+
+    /// Moves a worker to another state, or records its heartbeat, and returns the registration.
+    ///
+    /// To be correct:
+    /// - W1 illegal moves **must** change nothing; [`WorkerRecord::transition`] names the error;
+    /// - W3 a stopped worker's messages **must** be ready at once, attempts given back, and its
+    ///   receipts dead, in the same transaction.
+    ///
+    /// # Errors
+    /// `QueueNotFound` if the queue is gone, `WorkerNotFound`, `WorkerNotReady`,
+    /// `IllegalTransition`.
+    async fn transition(&self, transition: Transition) -> Result<WorkerRecord>;
+
+    /// Registered workers by id.
+    async fn workers(&self, filter: WorkerFilter) -> Result<Vec<WorkerRecord>>;
+
+    /// The maintenance pass: idempotent, safe when any number run at once.
+    ///
+    /// To be correct it **must**, each up to `limit` rows:
+    /// - A4 turn messages whose lease expired on the last attempt into dead letters
+    ///   ([`LEASE_EXPIRED`]);
+    /// - W4 stop workers silent for longer than their heartbeat timeout and release what they hold
+    ///   (attempts counted; at the maximum a dead letter, [`WORKER_DEAD`]);
+    /// - A2 remove archived messages older than their queue's retention, and none younger;
+    /// - remove workers that stopped over [`STOPPED_WORKERS_KEPT`] ago.
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept>;
+}
+
+/// The last error of a message whose lease expired on its last attempt.
+pub const LEASE_EXPIRED: &str = "lease expired";
+/// The last error of a message whose worker missed its heartbeats on the last attempt.
+pub const WORKER_DEAD: &str = "worker missed its heartbeats";
+/// The last error of a message whose worker was replaced on the last attempt.
+pub const WORKER_REPLACED: &str = "worker was replaced";
+/// Errors of failed attempts are cut to this many bytes, at a character.
+pub const MAX_ERROR_BYTES: usize = 8 * 1024;
+/// The default of [`StoreSettings::payload_limit`]: 1 MiB.
+pub const DEFAULT_PAYLOAD_LIMIT: usize = 1024 * 1024;
+/// How long the sweep keeps stopped workers: 7 days.
+pub const STOPPED_WORKERS_KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How many messages that became ready a claim takes in at least, before order may bend (V5).
+pub const DUE_PER_CLAIM: usize = 1_000;
+/// How many expired last attempts a claim buries at most (A4).
+pub const BURIED_PER_CLAIM: usize = 100;
+
+/// `error` cut to [`MAX_ERROR_BYTES`] at a character, and without NUL, which Postgres refuses.
+pub fn cut_error(error: &str) -> String {
+    let mut end = error.len().min(MAX_ERROR_BYTES);
+    while !error.is_char_boundary(end) {
+        end -= 1;
+    }
+    error[..end].replace('\0', "\u{fffd}")
+}
+
+/// What of the optional parts a store has. The test kit leaves out, and says so, the cases of what
+/// is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// [`Store::redrive`] and [`Store::purge`].
+    pub redrive: Support,
+    /// [`Store::metrics`].
+    pub metrics: Support,
+    /// Registration, transitions, heartbeats: managed workers.
+    pub workers: Support,
+    /// [`Retention`](crate::Retention) other than for ever.
+    pub retention: Support,
+}
+
+/// Whether a store has an optional part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// It has.
+    Full,
+    /// The calls answer [`Error::Unsupported`](crate::Error::Unsupported).
+    Missing,
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        let all = Support::Full;
+        Self { redrive: all, metrics: all, workers: all, retention: all }
+    }
+}
+
+/// What holds for a whole store; it stands in the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// The largest payload, and the largest headers, in bytes of compact UTF-8.
+    pub payload_limit: usize,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self { payload_limit: DEFAULT_PAYLOAD_LIMIT }
+    }
+}
+
+/// Changes what holds for the whole store; without changes it only reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Configure {
+    /// A new payload limit in bytes, 1 KiB to 256 MiB, else `OutOfRange`.
+    pub payload_limit: Option<usize>,
+}
+
+/// Creates a queue unless it exists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CreateQueue {
+    /// Its name.
+    pub queue: QueueName,
+    /// Its settings, if it does not exist.
+    pub settings: QueueSettings,
+    /// The instant to act at; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// Changes a queue's settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpdateQueue {
+    /// The queue.
+    pub queue: QueueName,
+    /// What changes.
+    pub changes: QueueChanges,
+}
+
+/// Deletes a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeleteQueue {
+    /// The queue.
+    pub queue: QueueName,
+    /// What to do about live messages.
+    pub live: LiveMessages,
+}
+
+/// What the deletion of a queue does about its live messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LiveMessages {
+    /// Refuse: `QueueNotEmpty`.
+    Keep,
+    /// Delete them too: force.
+    Delete,
+}
+
+/// Which queues to read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct QueueFilter {
+    /// Only this one.
+    pub queue: Option<QueueName>,
+}
+
+impl QueueFilter {
+    /// Only the queue of this name.
+    pub fn named(queue: QueueName) -> Self {
+        Self { queue: Some(queue) }
+    }
+}
+
+/// Which queues to count.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MetricsFilter {
+    /// Only this queue; `QueueNotFound` if it does not exist.
+    pub queue: Option<QueueName>,
+    /// The instant to count at; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// Adds messages to a queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Enqueue {
+    /// The queue.
+    pub queue: QueueName,
+    /// 1 to 10,000 messages.
+    pub messages: Vec<NewMessage>,
+    /// The instant to act at; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// Leases ready messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The queue.
+    pub queue: QueueName,
+    /// The worker to lease them to; `None` for an ephemeral consumer.
+    pub worker: Option<WorkerId>,
+    /// How many at most.
+    pub limit: BatchSize,
+    /// For how long; `None`: the queue's setting.
+    pub timeout: Option<VisibilityTimeout>,
+    /// The instant to act at; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// What a claim brought.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Claimed {
+    /// The messages, in claim order.
+    pub messages: Vec<Message>,
+    /// If nothing was claimed: when the next message of the queue becomes ready by itself (end of a
+    /// delay or a lease), if any will. A hint.
+    pub next_due: Option<DateTime<Utc>>,
+}
+
+/// Ends or prolongs leases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settle {
+    /// At most 10,000.
+    pub settlements: Vec<Settlement>,
+    /// The instant to act at; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// What to do with one lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// Proof of the lease.
+    pub receipt: Receipt,
+    /// What to do.
+    pub action: Action,
+}
+
+/// The ways to settle a lease, and its extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Move the message to the archive as done.
+    Archive,
+    /// Remove the message for good.
+    Delete,
+    /// Give it back, claimable after the delay; the attempt does not count.
+    Release(Delay),
+    /// Record a failed attempt.
+    Fail {
+        /// Why; cut to [`MAX_ERROR_BYTES`].
+        error: String,
+        /// Whether and when it is tried again.
+        retry: RetryDecision,
+    },
+    /// Hold it until `now + timeout`.
+    Extend(VisibilityTimeout),
+}
+
+/// What a settlement did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// The message is in the archive.
+    Archived,
+    /// The message is gone.
+    Deleted,
+    /// The message is live and nobody holds it.
+    Released,
+    /// The attempt failed; the message will be tried again.
+    Retrying,
+    /// The attempt failed; the message is a dead letter.
+    Dead,
+    /// The lease lasts until this instant.
+    Extended(DateTime<Utc>),
+}
+
+/// The receipt is not current; nothing changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lease is lost")]
+pub struct LeaseLost;
+
+/// Which live messages to read, and which page of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MessageFilter {
+    /// Only of this queue.
+    pub queue: Option<QueueName>,
+    /// Only those in this state.
+    pub state: Option<MessageState>,
+    /// Only this one.
+    pub id: Option<MessageId>,
+    /// Only held by this worker.
+    pub worker: Option<WorkerId>,
+    /// Which page.
+    pub page: Page<MessageId>,
+    /// The instant that decides the state; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// Which archived messages to read, and which page of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ArchiveFilter {
+    /// Only of this queue.
+    pub queue: Option<QueueName>,
+    /// Only with this outcome.
+    pub outcome: Option<Outcome>,
+    /// Only this one.
+    pub id: Option<MessageId>,
+    /// Which page.
+    pub page: Page<MessageId>,
+    /// The instant that decides retention; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// Which workers to read, and which page of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WorkerFilter {
+    /// Only of this queue.
+    pub queue: Option<QueueName>,
+    /// Only in this state.
+    pub state: Option<WorkerState>,
+    /// Only this one.
+    pub id: Option<WorkerId>,
+    /// Which page.
+    pub page: Page<WorkerId>,
+}
+
+/// A page of a read in id order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page<Id> {
+    /// Only ids greater than this: the last one of the page before.
+    pub after: Option<Id>,
+    /// How many at most, 100 by default.
+    pub limit: BatchSize,
+}
+
+impl<Id> Page<Id> {
+    /// The first page of `limit` rows.
+    pub fn first(limit: BatchSize) -> Self {
+        Self { after: None, limit }
+    }
+}
+
+impl<Id> Default for Page<Id> {
+    fn default() -> Self {
+        Self { after: None, limit: BatchSize::new(100).unwrap_or(BatchSize::ONE) }
+    }
+}
+
+/// Makes dead letters live again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redrive {
+    /// The queue.
+    pub queue: QueueName,
+    /// Which of its dead letters.
+    pub letters: DeadLetters,
+    /// The instant to act at; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// A choice of dead letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeadLetters {
+    /// The oldest, at most this many.
+    Oldest(BatchSize),
+    /// These.
+    Ids(Vec<MessageId>),
+}
+
+/// Removes messages of a queue for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Purge {
+    /// The queue.
+    pub queue: QueueName,
+    /// Which of its messages.
+    pub scope: PurgeScope,
+}
+
+/// Which messages a purge removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PurgeScope {
+    /// All live ones, leased ones too.
+    Live,
+    /// The archived ones with this outcome.
+    Archived(Outcome),
+}
+
+/// Registers a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Register {
+    /// What it does.
+    pub kind: WorkerKind,
+    /// Its host, or any name: 1 to 255 bytes.
+    pub host: String,
+    /// Its port, or any number that tells it from others of its host; 0: no fixed identity.
+    pub port: u16,
+    /// The queue it serves.
+    pub queue: QueueName,
+    /// How long it may be silent before a sweep stops it; `None`: for ever.
+    pub heartbeat_timeout: Option<Duration>,
+    /// The instant to act at; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// Moves a worker to another state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transition {
+    /// The worker.
+    pub worker: WorkerId,
+    /// The queue it serves.
+    pub queue: QueueName,
+    /// The move.
+    pub change: WorkerChange,
+    /// The instant to act at; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+/// A worker's move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerChange {
+    /// It is alive; the state stays.
+    Heartbeat,
+    /// `ready -> suspended`.
+    Suspend,
+    /// `suspended -> ready`.
+    Resume,
+    /// `ready | suspended -> stopped`.
+    Stop,
+}
+
+/// The maintenance pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep {
+    /// How many rows of each kind at most.
+    pub limit: BatchSize,
+    /// The instant to act at; see the [module](self).
+    pub now: Option<DateTime<Utc>>,
+}
+
+impl Default for Sweep {
+    /// At most 1,000 rows of each kind, at the store's own clock.
+    fn default() -> Self {
+        Self { limit: BatchSize::new(1_000).unwrap_or(BatchSize::MAX), now: None }
+    }
+}
+
+/// What a sweep did. All zero: there was nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Messages that became dead letters.
+    pub buried: u64,
+    /// Messages released from dead workers.
+    pub released: u64,
+    /// Workers stopped for their silence.
+    pub workers_stopped: u64,
+    /// Stopped workers removed.
+    pub workers_removed: u64,
+    /// Archived messages removed.
+    pub archive_removed: u64,
+}
+
+#[async_trait]
+impl<T: Store + ?Sized> Store for Arc<T> {
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+    async fn install(&self) -> Result<()> {
+        (**self).install().await
+    }
+    async fn verify(&self) -> Result<()> {
+        (**self).verify().await
+    }
+    async fn configure(&self, configure: Configure) -> Result<StoreSettings> {
+        (**self).configure(configure).await
+    }
+    async fn create_queue(&self, create: CreateQueue) -> Result<Queue> {
+        (**self).create_queue(create).await
+    }
+    async fn update_queue(&self, update: UpdateQueue) -> Result<Queue> {
+        (**self).update_queue(update).await
+    }
+    async fn delete_queue(&self, delete: DeleteQueue) -> Result<()> {
+        (**self).delete_queue(delete).await
+    }
+    async fn queues(&self, filter: QueueFilter) -> Result<Vec<Queue>> {
+        (**self).queues(filter).await
+    }
+    async fn metrics(&self, filter: MetricsFilter) -> Result<Vec<QueueMetrics>> {
+        (**self).metrics(filter).await
+    }
+    async fn enqueue(&self, enqueue: Enqueue) -> Result<Vec<MessageId>> {
+        (**self).enqueue(enqueue).await
+    }
+    async fn claim(&self, claim: Claim) -> Result<Claimed> {
+        (**self).claim(claim).await
+    }
+    async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {
+        (**self).settle(settle).await
+    }
+    async fn messages(&self, filter: MessageFilter) -> Result<Vec<LiveMessage>> {
+        (**self).messages(filter).await
+    }
+    async fn archive(&self, filter: ArchiveFilter) -> Result<Vec<ArchivedMessage>> {
+        (**self).archive(filter).await
+    }
+    async fn redrive(&self, redrive: Redrive) -> Result<Vec<MessageId>> {
+        (**self).redrive(redrive).await
+    }
+    async fn purge(&self, purge: Purge) -> Result<u64> {
+        (**self).purge(purge).await
+    }
+    async fn register(&self, register: Register) -> Result<WorkerRecord> {
+        (**self).register(register).await
+    }
+    async fn transition(&self, transition: Transition) -> Result<WorkerRecord> {
+        (**self).transition(transition).await
+    }
+    async fn workers(&self, filter: WorkerFilter) -> Result<Vec<WorkerRecord>> {
+        (**self).workers(filter).await
+    }
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept> {
+        (**self).sweep(sweep).await
+    }
+}
