@@ -106,7 +106,9 @@ pub enum Error {
     },
 
     /// No such worker is registered: it never was, or it stopped over 7 days ago.
-    #[error("worker {worker} is not registered; register anew with pgqrs::consumer or pgqrs::producer")]
+    #[error(
+        "worker {worker} is not registered; register anew with pgqrs::consumer or pgqrs::producer"
+    )]
     WorkerNotFound {
         /// The worker asked for.
         worker: WorkerId,
@@ -124,7 +126,9 @@ pub enum Error {
     },
 
     /// The database has no schema of ours yet.
-    #[error("the schema {schema:?} is not installed; call pgqrs::admin(&store).install().await once")]
+    #[error(
+        "the schema {schema:?} is not installed; call pgqrs::admin(&store).install().await once"
+    )]
     SchemaMissing {
         /// The schema looked for.
         schema: String,

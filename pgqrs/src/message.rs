@@ -9,9 +9,7 @@ use serde_json::{Map, Value};
 use crate::{Delay, Error, Priority, QueueName, Result, WorkerId};
 
 /// The number of a message: unique in its store, never reused, growing in enqueue order.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MessageId(pub i64);
 
@@ -83,6 +81,23 @@ impl fmt::Display for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Parses a stored payload and stored headers for a claim (E5).
+///
+/// # Errors
+/// What becomes the dead letter's last error: "payload does not parse: …" or "headers do not
+/// parse: …".
+pub fn parse_stored(
+    payload: &str,
+    headers: Option<&str>,
+) -> Result<(Value, Map<String, Value>), String> {
+    let payload = serde_json::from_str(payload)
+        .map_err(|error| format!("payload does not parse: {error}"))?;
+    let headers = headers
+        .map_or(Ok(Map::new()), serde_json::from_str)
+        .map_err(|error| format!("headers do not parse: {error}"))?;
+    Ok((payload, headers))
 }
 
 /// A message to enqueue.

@@ -162,8 +162,7 @@ mod tests {
 
     #[test]
     fn linear_grows_by_its_step_up_to_its_maximum() {
-        let backoff =
-            Backoff::Linear { step: Duration::from_secs(2), max: Duration::from_secs(5) };
+        let backoff = Backoff::Linear { step: Duration::from_secs(2), max: Duration::from_secs(5) };
         let delays: Vec<_> = (1..=3).map(|n| backoff.delay(n).duration().as_secs()).collect();
         assert_eq!(delays, [2, 4, 5]);
     }

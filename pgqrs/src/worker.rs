@@ -6,14 +6,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Error, QueueName, Result, Store, Transition, WorkerChange, WorkerFilter,
-};
+use crate::{Error, QueueName, Result, Store, Transition, WorkerChange, WorkerFilter};
 
 /// The number of one registration: unique in its store, never reused.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkerId(pub i64);
 
@@ -187,6 +183,15 @@ pub trait Worker: fmt::Debug + Send + Sync {
             Some(_) => Error::WorkerNotFound { worker: self.id() },
             None => Error::QueueNotFound { queue: self.queue().clone() },
         })
+    }
+
+    /// Checks that the worker is ready.
+    ///
+    /// # Errors
+    /// [`Error::WorkerNotReady`], and those of [`status`](Worker::status).
+    async fn ensure_ready(&self) -> Result<()> {
+        let record = self.status().await?;
+        if record.state == WorkerState::Ready { Ok(()) } else { Err(record.not_ready()) }
     }
 
     /// Tells the store that the worker is alive.

@@ -1,0 +1,261 @@
+//! Handlers: one fetched batch, processed, settled, its leases kept alive meanwhile.
+
+use std::{any::Any, fmt, panic::AssertUnwindSafe, pin::pin};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+
+use crate::{
+    Action, Backoff, Dequeue, HandlerError, LeaseLost, Message, QueueFilter, QueueName, Receipt,
+    Result, Settle, Settled, Settlement, Store, VisibilityTimeout, retry,
+};
+
+/// Tries of a settle that the store does not answer; repeating one is safe.
+const SETTLE_TRIES: u32 = 5;
+
+/// A dequeue with a handler.
+#[must_use = "nothing is handled before execute(&store)"]
+pub struct Handle<'a, H> {
+    dequeue: Dequeue<'a>,
+    handler: H,
+}
+
+impl<'a, H> Handle<'a, H> {
+    pub(crate) fn new(dequeue: Dequeue<'a>, handler: H) -> Self {
+        Self { dequeue, handler }
+    }
+}
+
+impl<H: Handler> Handle<'_, H> {
+    /// Takes one batch, handles it, and returns how many messages were archived.
+    ///
+    /// A message whose handler returns an error or panics is failed with the error's text: it is
+    /// tried again after the queue's retry delay, or after what a [`Retry`](crate::Retry) error
+    /// asks for, until its attempts are used up. Leases are renewed while the handler runs. A lease
+    /// lost all the same is logged; the message is somebody else's then.
+    ///
+    /// # Errors
+    /// As [`Dequeue::fetch_all`]; [`Error::Unavailable`](crate::Error::Unavailable) if the store did
+    /// not take an outcome: that message comes back when its lease ends.
+    pub async fn execute<S: Store + ?Sized>(self, store: &S) -> Result<usize> {
+        let now = self.dequeue.now();
+        let messages = self.dequeue.fetch_all(store).await?;
+        let mut waiting = self.handler.groups(messages);
+        let mut archived = 0;
+        while let Some(group) = waiting.pop_front() {
+            let mut leases = Leases::of(&group, &waiting, now);
+            let receipts: Vec<_> = group.iter().map(|message| message.receipt).collect();
+            let (queue, attempts) = match group.first() {
+                Some(first) => (first.queue.clone(), first.attempts),
+                None => continue,
+            };
+            let outcome = leases.kept_while(store, self.handler.handle(group)).await;
+            let action = match outcome {
+                Ok(()) => Action::Archive,
+                Err(error) => {
+                    tracing::warn!(%queue, %error, "a handler failed");
+                    let backoff = backoff(store, &queue).await?;
+                    let retry = retry::decide(&error, &backoff, attempts);
+                    Action::Fail { error: error.to_string(), retry }
+                }
+            };
+            archived += settle(store, &receipts, action, now).await?;
+            waiting.retain(|group| leases.holds(group));
+        }
+        Ok(archived)
+    }
+}
+
+impl<H> fmt::Debug for Handle<'_, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("dequeue", &self.dequeue).finish_non_exhaustive()
+    }
+}
+
+/// What processes the messages of a fetch: [`Each`] by itself or a [`Batch`] at once.
+#[async_trait]
+pub trait Handler: sealed::Sealed + Send + Sync {
+    /// The groups of messages that are handled together.
+    #[doc(hidden)]
+    fn groups(&self, messages: Vec<Message>) -> std::collections::VecDeque<Vec<Message>>;
+
+    /// Handles one group; a panic counts as an error.
+    #[doc(hidden)]
+    async fn handle(&self, group: Vec<Message>) -> Result<(), HandlerError>;
+}
+
+/// Handles each message by itself.
+#[derive(Clone, Copy)]
+pub struct Each<F>(pub(crate) F);
+
+/// Handles the messages of a batch together.
+#[derive(Clone, Copy)]
+pub struct Batch<F>(pub(crate) F);
+
+#[async_trait]
+impl<F, Fut> Handler for Each<F>
+where
+    F: Fn(Message) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<(), HandlerError>> + Send,
+{
+    fn groups(&self, messages: Vec<Message>) -> std::collections::VecDeque<Vec<Message>> {
+        messages.into_iter().map(|message| vec![message]).collect()
+    }
+
+    async fn handle(&self, group: Vec<Message>) -> Result<(), HandlerError> {
+        for message in group {
+            // The call itself stands inside the block, so that its panics are caught too.
+            caught(async { (self.0)(message).await }).await?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl<F, Fut> Handler for Batch<F>
+where
+    F: Fn(Vec<Message>) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<(), HandlerError>> + Send,
+{
+    fn groups(&self, messages: Vec<Message>) -> std::collections::VecDeque<Vec<Message>> {
+        if messages.is_empty() { [].into() } else { [messages].into() }
+    }
+
+    async fn handle(&self, group: Vec<Message>) -> Result<(), HandlerError> {
+        caught(async { (self.0)(group).await }).await
+    }
+}
+
+impl<F> fmt::Debug for Each<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Each")
+    }
+}
+
+impl<F> fmt::Debug for Batch<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Batch")
+    }
+}
+
+mod sealed {
+    #[allow(unnameable_types, reason = "keeps Handler closed to new implementations")]
+    pub trait Sealed {}
+    impl<F> Sealed for super::Each<F> {}
+    impl<F> Sealed for super::Batch<F> {}
+}
+
+/// The leases of what is being handled and of what still waits its turn.
+struct Leases {
+    receipts: Vec<Receipt>,
+    timeout: VisibilityTimeout,
+    /// With an injected clock nothing is renewed: the caller owns the timeline.
+    injected: Option<DateTime<Utc>>,
+}
+
+impl Leases {
+    fn of<'m>(
+        group: &'m [Message],
+        waiting: impl IntoIterator<Item = &'m Vec<Message>>,
+        injected: Option<DateTime<Utc>>,
+    ) -> Self {
+        let lease = |message: &Message| message.visible_at - message.claimed_at;
+        let timeout = group.first().and_then(|message| lease(message).to_std().ok());
+        let later = waiting.into_iter().flatten();
+        Self {
+            receipts: group.iter().chain(later).map(|message| message.receipt).collect(),
+            timeout: timeout.and_then(|t| VisibilityTimeout::new(t).ok()).unwrap_or_default(),
+            injected,
+        }
+    }
+
+    fn holds(&self, group: &[Message]) -> bool {
+        group.iter().all(|message| self.receipts.contains(&message.receipt))
+    }
+
+    /// Renews the leases at a third of their timeout until `handling` is done.
+    async fn kept_while<S, T>(&mut self, store: &S, handling: impl Future<Output = T>) -> T
+    where
+        S: Store + ?Sized,
+    {
+        let mut handling = pin!(handling);
+        if self.injected.is_some() {
+            return handling.await;
+        }
+        loop {
+            let pause = tokio::time::sleep(self.timeout.duration() / 3);
+            tokio::select! {
+                done = &mut handling => return done,
+                () = pause => {}
+            }
+            let renewal = self.renew(store);
+            tokio::select! {
+                done = &mut handling => return done,
+                () = renewal => {}
+            }
+        }
+    }
+
+    async fn renew<S: Store + ?Sized>(&mut self, store: &S) {
+        let extend =
+            |&receipt: &Receipt| Settlement { receipt, action: Action::Extend(self.timeout) };
+        let settlements = self.receipts.iter().map(extend).collect();
+        match store.settle(Settle { settlements, now: None }).await {
+            Ok(outcomes) => {
+                let mut outcomes = outcomes.into_iter();
+                self.receipts.retain(|receipt| {
+                    let kept = outcomes.next().is_some_and(|outcome| outcome.is_ok());
+                    if !kept {
+                        tracing::warn!(id = receipt.id.0, "lost the lease of a message in work");
+                    }
+                    kept
+                });
+            }
+            Err(error) => tracing::warn!(%error, "could not renew leases; trying again"),
+        }
+    }
+}
+
+async fn settle<S: Store + ?Sized>(
+    store: &S,
+    receipts: &[Receipt],
+    action: Action,
+    now: Option<DateTime<Utc>>,
+) -> Result<usize> {
+    let settle = || {
+        let settlement = |&receipt| Settlement { receipt, action: action.clone() };
+        let settlements = receipts.iter().map(settlement).collect();
+        store.settle(Settle { settlements, now })
+    };
+    let outcomes = retry::while_unavailable(SETTLE_TRIES, settle).await?;
+    let mut archived = 0;
+    for (receipt, outcome) in receipts.iter().zip(outcomes) {
+        match outcome {
+            Ok(Settled::Archived) => archived += 1,
+            Ok(_) => {}
+            Err(LeaseLost) => tracing::warn!(id = receipt.id.0, "settled too late: lease lost"),
+        }
+    }
+    Ok(archived)
+}
+
+async fn backoff<S: Store + ?Sized>(store: &S, queue: &QueueName) -> Result<Backoff> {
+    let read = || store.queues(QueueFilter::named(queue.clone()));
+    let queue = retry::while_unavailable(SETTLE_TRIES, read).await?.pop();
+    Ok(queue.map(|queue| queue.settings.retry).unwrap_or_default())
+}
+
+async fn caught(
+    handling: impl Future<Output = Result<(), HandlerError>>,
+) -> Result<(), HandlerError> {
+    match AssertUnwindSafe(handling).catch_unwind().await {
+        Ok(outcome) => outcome,
+        Err(panic) => Err(format!("handler panicked: {}", panic_text(&*panic)).into()),
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

@@ -1,0 +1,334 @@
+//! The in-memory store: complete, the reference for backend authors, and quick to test against.
+
+mod claim;
+mod state;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use crate::{
+    ArchiveFilter, ArchivedMessage, Claim, Claimed, Configure, CreateQueue, DeleteQueue, Enqueue,
+    Error, LeaseLost, LiveMessage, LiveMessages, MessageFilter, MessageId, MetricsFilter, Purge,
+    PurgeScope, Queue, QueueFilter, QueueMetrics, QueueSettings, Redrive, Register, Result,
+    STOPPED_WORKERS_KEPT, Settle, Settled, Store, StoreSettings, Sweep, Swept, Transition,
+    UpdateQueue, WORKER_DEAD, WORKER_REPLACED, WorkerChange, WorkerFilter, WorkerRecord,
+    WorkerState, limits::out_of_range, truncate_to_micros,
+};
+use state::State;
+
+/// A store in this process's memory. Clones share it; it is gone with the last one.
+///
+/// It keeps the whole contract except that nothing survives the process (E2).
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let store = pgqrs::MemoryStore::new();
+/// pgqrs::admin(&store).create_queue("tasks").await?;
+/// pgqrs::enqueue().message("hello").to("tasks").execute(&store).await?;
+/// let message = pgqrs::dequeue().from("tasks").fetch_one(&store).await?;
+/// assert_eq!(message.map(|m| m.payload), Some("hello".into()));
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+    clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+}
+
+impl MemoryStore {
+    /// An empty store on the host's clock.
+    pub fn new() -> Self {
+        Self::with_clock(Utc::now)
+    }
+
+    /// An empty store on a clock of the caller's, read once per command that injects no `now`.
+    ///
+    /// In a test whose tokio runtime is paused, a clock driven by `tokio::time::Instant` lets
+    /// leases expire as the test advances time:
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+    /// let (epoch, start) = (chrono::DateTime::UNIX_EPOCH, tokio::time::Instant::now());
+    /// let store = pgqrs::MemoryStore::with_clock(move || epoch + start.elapsed());
+    /// # });
+    /// # Ok::<_, std::io::Error>(())
+    /// ```
+    pub fn with_clock(clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+        Self { state: Arc::default(), clock: Arc::new(clock) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No code panics between two changes that belong together.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self, injected: Option<DateTime<Utc>>) -> DateTime<Utc> {
+        truncate_to_micros(injected.unwrap_or_else(|| (self.clock)()))
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn configure(&self, configure: Configure) -> Result<StoreSettings> {
+        let mut state = self.state();
+        if let Some(limit) = configure.payload_limit {
+            if !(1024..=256 * 1024 * 1024).contains(&limit) {
+                return Err(out_of_range("payload limit", limit.to_string(), "1 KiB to 256 MiB"));
+            }
+            state.settings.payload_limit = limit;
+        }
+        Ok(state.settings)
+    }
+
+    async fn create_queue(&self, create: CreateQueue) -> Result<Queue> {
+        check_settings(&create.settings)?;
+        let now = self.now(create.now);
+        let mut state = self.state();
+        let queue = state.queues.entry(create.queue.clone()).or_insert_with(|| {
+            state::QueueData::new(Queue {
+                name: create.queue,
+                settings: create.settings,
+                created_at: now,
+            })
+        });
+        Ok(queue.queue.clone())
+    }
+
+    async fn update_queue(&self, update: UpdateQueue) -> Result<Queue> {
+        let mut state = self.state();
+        let queue = &mut state.queue_mut(&update.queue)?.queue;
+        let settings = update.changes.applied_to(queue.settings.clone());
+        check_settings(&settings)?;
+        queue.settings = settings;
+        Ok(queue.clone())
+    }
+
+    async fn delete_queue(&self, delete: DeleteQueue) -> Result<()> {
+        let mut state = self.state();
+        state.queue(&delete.queue)?;
+        let live = state.live.values().filter(|live| live.queue == delete.queue).count() as u64;
+        if live > 0 && delete.live == LiveMessages::Keep {
+            return Err(Error::QueueNotEmpty { queue: delete.queue, live });
+        }
+        state.live.retain(|_, live| live.queue != delete.queue);
+        state.archive.retain(|_, archived| archived.queue != delete.queue);
+        state.workers.retain(|_, worker| worker.queue != delete.queue);
+        state.queues.remove(&delete.queue);
+        Ok(())
+    }
+
+    async fn queues(&self, filter: QueueFilter) -> Result<Vec<Queue>> {
+        let state = self.state();
+        let chosen = |queue: &&Queue| filter.queue.as_ref().is_none_or(|name| *name == queue.name);
+        Ok(state.queues.values().map(|data| &data.queue).filter(chosen).cloned().collect())
+    }
+
+    async fn metrics(&self, filter: MetricsFilter) -> Result<Vec<QueueMetrics>> {
+        let now = self.now(filter.now);
+        let state = self.state();
+        match &filter.queue {
+            Some(name) => state.queue(name).map(|data| vec![state.metrics(data, now)]),
+            None => Ok(state.queues.values().map(|data| state.metrics(data, now)).collect()),
+        }
+    }
+
+    async fn enqueue(&self, enqueue: Enqueue) -> Result<Vec<MessageId>> {
+        let now = self.now(enqueue.now);
+        self.state().enqueue(enqueue, now)
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Claimed> {
+        let now = self.now(claim.now);
+        self.state().claim(&claim, now)
+    }
+
+    async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {
+        let now = self.now(settle.now);
+        let count = settle.settlements.len();
+        if count > 10_000 {
+            return Err(out_of_range("settlements", count.to_string(), "0 to 10000"));
+        }
+        let mut state = self.state();
+        Ok(settle.settlements.into_iter().map(|one| state.settle(one, now)).collect())
+    }
+
+    async fn messages(&self, filter: MessageFilter) -> Result<Vec<LiveMessage>> {
+        let now = self.now(filter.now);
+        let state = self.state();
+        let after = filter.page.after.map_or(i64::MIN, |id| id.0.saturating_add(1));
+        let chosen = |message: &LiveMessage| {
+            filter.queue.as_ref().is_none_or(|queue| *queue == message.queue)
+                && filter.state.is_none_or(|state| state == message.state)
+                && filter.id.is_none_or(|id| id == message.id)
+                && filter.worker.is_none_or(|worker| Some(worker) == message.worker)
+        };
+        let page = state.live.range(MessageId(after)..).map(|(id, live)| live.read(*id, now));
+        Ok(page.filter(chosen).take(filter.page.limit.count()).collect())
+    }
+
+    async fn archive(&self, filter: ArchiveFilter) -> Result<Vec<ArchivedMessage>> {
+        let now = self.now(filter.now);
+        let state = self.state();
+        let after = filter.page.after.map_or(i64::MIN, |id| id.0.saturating_add(1));
+        let chosen = |message: &&ArchivedMessage| {
+            filter.queue.as_ref().is_none_or(|queue| *queue == message.queue)
+                && filter.outcome.is_none_or(|outcome| outcome == message.outcome)
+                && filter.id.is_none_or(|id| id == message.id)
+                && state.is_retained(message, now)
+        };
+        let page = state.archive.range(MessageId(after)..).map(|(_, archived)| archived);
+        Ok(page.filter(chosen).take(filter.page.limit.count()).cloned().collect())
+    }
+
+    async fn redrive(&self, redrive: Redrive) -> Result<Vec<MessageId>> {
+        let now = self.now(redrive.now);
+        self.state().redrive(&redrive, now)
+    }
+
+    async fn purge(&self, purge: Purge) -> Result<u64> {
+        let mut state = self.state();
+        state.queue(&purge.queue)?;
+        let before = state.live.len() + state.archive.len();
+        match purge.scope {
+            PurgeScope::Live => {
+                state.live.retain(|_, live| live.queue != purge.queue);
+                state.queue_mut(&purge.queue)?.forget_live();
+            }
+            PurgeScope::Archived(outcome) => state
+                .archive
+                .retain(|_, archived| archived.queue != purge.queue || archived.outcome != outcome),
+        }
+        Ok((before - state.live.len() - state.archive.len()) as u64)
+    }
+
+    async fn register(&self, register: Register) -> Result<WorkerRecord> {
+        let now = self.now(register.now);
+        let length = register.host.len();
+        if !(1..=255).contains(&length) {
+            return Err(out_of_range("host length", length.to_string(), "1 to 255 bytes"));
+        }
+        let mut state = self.state();
+        state.queue(&register.queue)?;
+        let id = crate::WorkerId(state.next());
+        let same = |worker: &&WorkerRecord| {
+            register.port != 0
+                && worker.state != WorkerState::Stopped
+                && worker.kind == register.kind
+                && worker.host == register.host
+                && worker.port == register.port
+                && worker.queue == register.queue
+        };
+        let earlier: Vec<_> = state.workers.values().filter(same).map(|worker| worker.id).collect();
+        for replaced in earlier {
+            if let Some(worker) = state.workers.get_mut(&replaced) {
+                worker.replaced_by = Some(id);
+            }
+            state.stop(replaced, now);
+            state.free_counted(replaced, WORKER_REPLACED, now);
+        }
+        let Register { kind, host, port, queue, heartbeat_timeout, .. } = register;
+        let record = WorkerRecord {
+            id,
+            kind,
+            host,
+            port,
+            queue,
+            state: WorkerState::Ready,
+            heartbeat_timeout,
+            registered_at: now,
+            heartbeat_at: now,
+            stopped_at: None,
+            replaced_by: None,
+        };
+        state.workers.insert(id, record.clone());
+        Ok(record)
+    }
+
+    async fn transition(&self, transition: Transition) -> Result<WorkerRecord> {
+        let now = self.now(transition.now);
+        let mut state = self.state();
+        let mut record = state.worker(transition.worker, &transition.queue)?.clone();
+        record.state = record.transition(transition.change)?;
+        record.heartbeat_at = now;
+        if transition.change == WorkerChange::Stop {
+            record.stopped_at = Some(now);
+            state.release_held(record.id, now);
+        }
+        state.workers.insert(record.id, record.clone());
+        Ok(record)
+    }
+
+    async fn workers(&self, filter: WorkerFilter) -> Result<Vec<WorkerRecord>> {
+        let state = self.state();
+        let after = filter.page.after.map_or(i64::MIN, |id| id.0.saturating_add(1));
+        let chosen = |worker: &&WorkerRecord| {
+            filter.queue.as_ref().is_none_or(|queue| *queue == worker.queue)
+                && filter.state.is_none_or(|state| state == worker.state)
+                && filter.id.is_none_or(|id| id == worker.id)
+        };
+        let page = state.workers.range(crate::WorkerId(after)..).map(|(_, worker)| worker);
+        Ok(page.filter(chosen).take(filter.page.limit.count()).cloned().collect())
+    }
+
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept> {
+        let now = self.now(sweep.now);
+        let limit = sweep.limit.count();
+        let mut state = self.state();
+        let mut swept = Swept { buried: state.bury_expired(limit, now), ..Swept::default() };
+
+        let is_dead = |worker: &&WorkerRecord| {
+            worker.state != WorkerState::Stopped
+                && worker
+                    .heartbeat_timeout
+                    .is_some_and(|timeout| state::elapsed(worker.heartbeat_at, now) > timeout)
+        };
+        let workers = state.workers.values();
+        let dead: Vec<_> = workers.filter(is_dead).map(|worker| worker.id).take(limit).collect();
+        for worker in dead {
+            state.stop(worker, now);
+            swept.workers_stopped += 1;
+            let freed = state.free_counted(worker, WORKER_DEAD, now);
+            swept.released += freed.released;
+            swept.buried += freed.buried;
+        }
+
+        let is_old = |message: &&ArchivedMessage| !state.is_retained(message, now);
+        let archive = state.archive.values();
+        let old: Vec<_> = archive.filter(is_old).map(|message| message.id).take(limit).collect();
+        swept.archive_removed = old.len() as u64;
+        for id in old {
+            state.archive.remove(&id);
+        }
+
+        let before = state.workers.len();
+        state.workers.retain(|_, worker| {
+            let kept = |stopped| state::elapsed(stopped, now) < STOPPED_WORKERS_KEPT;
+            worker.stopped_at.is_none_or(kept)
+        });
+        swept.workers_removed = (before - state.workers.len()) as u64;
+        Ok(swept)
+    }
+}
+
+fn check_settings(settings: &QueueSettings) -> Result<()> {
+    state::check_max_attempts(settings.max_attempts)
+}
