@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use serde::de::DeserializeOwned;
 
 use crate::{
-    BatchSize, Claim, Consumer, Error, HandlerError, Message, QueueName, Result, Store,
+    BatchSize, Claim, Consumer, Context, Error, HandlerError, Message, QueueName, Result, Store,
     VisibilityTimeout,
-    handle::{Batch, Each, Handle},
+    handle::{Batch, Each, EachJson, EachWith, Handle, Handler},
     truncate_to_micros,
 };
 
@@ -112,7 +113,8 @@ impl<'a> Dequeue<'a> {
     }
 
     /// Handles each message by itself: archived after `Ok`, failed after an error or a panic.
-    pub fn handle<F, Fut>(self, handler: F) -> Handle<'a, Each<F>>
+    /// [`execute`](Handle::execute) handles one batch, [`poll`](Handle::poll) goes on.
+    pub fn handle<F, Fut>(self, handler: F) -> Handle<'a, impl Handler + use<F, Fut>>
     where
         F: Fn(Message) -> Fut + Send + Sync,
         Fut: Future<Output = Result<(), HandlerError>> + Send,
@@ -120,21 +122,43 @@ impl<'a> Dequeue<'a> {
         Handle::new(self, Each(handler))
     }
 
+    /// Like [`handle`](Dequeue::handle), with a [`Context`] that knows the attempt, can extend the
+    /// lease, and says when the handler is given up.
+    pub fn handle_with<F, Fut>(self, handler: F) -> Handle<'a, impl Handler + use<F, Fut>>
+    where
+        F: Fn(Message, Context) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<(), HandlerError>> + Send,
+    {
+        Handle::new(self, EachWith(handler))
+    }
+
+    /// Like [`handle`](Dequeue::handle), with the payload parsed as `T`. A payload that is no `T`
+    /// fails the message; the error names the path to what does not fit.
+    pub fn handle_json<T, F, Fut>(self, handler: F) -> Handle<'a, impl Handler + use<T, F, Fut>>
+    where
+        T: DeserializeOwned + Send + 'static,
+        F: Fn(T) -> Fut + Send + Sync,
+        Fut: Future<Output = Result<(), HandlerError>> + Send,
+    {
+        Handle::new(self, EachJson::new(handler))
+    }
+
     /// Handles the messages of a batch together: all archived after `Ok`, all failed after an error
     /// or a panic.
-    pub fn handle_batch<F, Fut>(self, handler: F) -> Handle<'a, Batch<F>>
+    pub fn handle_batch<F, Fut>(self, handler: F) -> Handle<'a, impl Handler + use<F, Fut>>
     where
         F: Fn(Vec<Message>) -> Fut + Send + Sync,
         Fut: Future<Output = Result<(), HandlerError>> + Send,
     {
-        Handle::new(self, Batch(handler))
+        let size = self.batch.as_ref().map_or(1, |size| size.count());
+        Handle::new(self, Batch { handler, size })
     }
 
     pub(crate) fn now(&self) -> Option<DateTime<Utc>> {
         self.now
     }
 
-    fn claim(self) -> Result<Claim> {
+    pub(crate) fn claim(self) -> Result<Claim> {
         let queue = match (self.queue.transpose()?, self.worker) {
             (Some(asked), Some(consumer)) if asked != *consumer.queue() => {
                 let (worker, serves) = (consumer.id(), consumer.queue().clone());

@@ -1,29 +1,36 @@
 //! Handlers: one fetched batch, processed, settled, its leases kept alive meanwhile.
 
-use std::{any::Any, fmt, panic::AssertUnwindSafe, pin::pin};
+use std::{
+    any::Any, collections::VecDeque, fmt, marker::PhantomData, panic::AssertUnwindSafe, pin::pin,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Action, Backoff, Dequeue, HandlerError, LeaseLost, Message, QueueFilter, QueueName, Receipt,
-    Result, Settle, Settled, Settlement, Store, VisibilityTimeout, retry,
+    Action, Backoff, Context, Delay, Dequeue, HandlerError, LeaseLost, Message, QueueFilter,
+    QueueName, Receipt, Result, Settle, Settled, Settlement, Store, VisibilityTimeout, retry,
+    run::RunOptions,
 };
 
 /// Tries of a settle that the store does not answer; repeating one is safe.
 const SETTLE_TRIES: u32 = 5;
 
 /// A dequeue with a handler.
-#[must_use = "nothing is handled before execute(&store)"]
+#[must_use = "nothing is handled before execute(&store) or poll(&store)"]
 pub struct Handle<'a, H> {
-    dequeue: Dequeue<'a>,
-    handler: H,
+    pub(crate) dequeue: Dequeue<'a>,
+    pub(crate) handler: H,
+    pub(crate) options: RunOptions,
 }
 
 impl<'a, H> Handle<'a, H> {
     pub(crate) fn new(dequeue: Dequeue<'a>, handler: H) -> Self {
-        Self { dequeue, handler }
+        Self { dequeue, handler, options: RunOptions::default() }
     }
 }
 
@@ -38,21 +45,22 @@ impl<H: Handler> Handle<'_, H> {
     /// # Errors
     /// As [`Dequeue::fetch_all`]; [`Error::Unavailable`](crate::Error::Unavailable) if the store did
     /// not take an outcome: that message comes back when its lease ends.
-    pub async fn execute<S: Store + ?Sized>(self, store: &S) -> Result<usize> {
-        let now = self.dequeue.now();
+    pub async fn execute<S: Store + Clone + 'static>(self, store: &S) -> Result<usize> {
+        let (now, shared) = (self.dequeue.now(), Arc::new(store.clone()) as Arc<dyn Store>);
         let messages = self.dequeue.fetch_all(store).await?;
-        let mut waiting = self.handler.groups(messages);
+        let mut waiting = groups(&self.handler, messages);
         let mut archived = 0;
         while let Some(group) = waiting.pop_front() {
             let mut leases = Leases::of(&group, &waiting, now);
             let receipts: Vec<_> = group.iter().map(|message| message.receipt).collect();
-            let (queue, attempts) = match group.first() {
-                Some(first) => (first.queue.clone(), first.attempts),
-                None => continue,
-            };
-            let outcome = leases.kept_while(store, self.handler.handle(group)).await;
+            let Some(first) = group.first() else { continue };
+            let (queue, attempts) = (first.queue.clone(), first.attempts);
+            let context = Context::new(shared.clone(), first, CancellationToken::new());
+            let outcome = leases.kept_while(store, self.handler.handle(group, context)).await;
             let action = match outcome {
-                Ok(()) => Action::Archive,
+                Ok(Verdict::Archive) => Action::Archive,
+                Ok(Verdict::Release) => Action::Release(Delay::ZERO),
+                Ok(Verdict::Settled) => continue,
                 Err(error) => {
                     tracing::warn!(%queue, %error, "a handler failed");
                     let backoff = backoff(store, &queue).await?;
@@ -73,25 +81,72 @@ impl<H> fmt::Debug for Handle<'_, H> {
     }
 }
 
-/// What processes the messages of a fetch: [`Each`] by itself or a [`Batch`] at once.
+/// What processes the messages of a fetch, each by itself or a batch at once. Made by the builder's
+/// [`handle`](Dequeue::handle), [`handle_with`](Dequeue::handle_with),
+/// [`handle_json`](Dequeue::handle_json) and [`handle_batch`](Dequeue::handle_batch).
 #[async_trait]
 pub trait Handler: sealed::Sealed + Send + Sync {
-    /// The groups of messages that are handled together.
+    /// How many messages are handled together.
     #[doc(hidden)]
-    fn groups(&self, messages: Vec<Message>) -> std::collections::VecDeque<Vec<Message>>;
+    fn group_size(&self) -> usize {
+        1
+    }
 
     /// Handles one group; a panic counts as an error.
     #[doc(hidden)]
-    async fn handle(&self, group: Vec<Message>) -> Result<(), HandlerError>;
+    async fn handle(&self, group: Vec<Message>, context: Context) -> Result<Verdict, HandlerError>;
+}
+
+/// What becomes of messages whose handler did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// They are archived.
+    Archive,
+    /// They are given back.
+    Release,
+    /// The handler has settled them itself.
+    Settled,
+}
+
+/// The groups of messages that `handler` handles together.
+pub(crate) fn groups<H: Handler>(handler: &H, messages: Vec<Message>) -> VecDeque<Vec<Message>> {
+    let (size, mut groups) = (handler.group_size(), VecDeque::new());
+    let mut messages = messages.into_iter();
+    loop {
+        let group: Vec<_> = messages.by_ref().take(size).collect();
+        if group.is_empty() {
+            return groups;
+        }
+        groups.push_back(group);
+    }
 }
 
 /// Handles each message by itself.
-#[derive(Clone, Copy)]
-pub struct Each<F>(pub(crate) F);
+pub(crate) struct Each<F>(pub(crate) F);
+
+/// Handles each message by itself, with a [`Context`].
+pub(crate) struct EachWith<F>(pub(crate) F);
+
+/// Handles each payload by itself, parsed as `T`.
+pub(crate) struct EachJson<T, F> {
+    handler: F,
+    payload: PhantomData<fn() -> T>,
+}
 
 /// Handles the messages of a batch together.
-#[derive(Clone, Copy)]
-pub struct Batch<F>(pub(crate) F);
+pub(crate) struct Batch<F> {
+    pub(crate) handler: F,
+    pub(crate) size: usize,
+}
+
+impl<T, F> EachJson<T, F> {
+    pub(crate) fn new(handler: F) -> Self {
+        Self { handler, payload: PhantomData }
+    }
+}
+
+// In all of them the handler is called inside an async block, so that a panic of the call itself is
+// caught like one of its future.
 
 #[async_trait]
 impl<F, Fut> Handler for Each<F>
@@ -99,16 +154,43 @@ where
     F: Fn(Message) -> Fut + Send + Sync,
     Fut: Future<Output = Result<(), HandlerError>> + Send,
 {
-    fn groups(&self, messages: Vec<Message>) -> std::collections::VecDeque<Vec<Message>> {
-        messages.into_iter().map(|message| vec![message]).collect()
-    }
-
-    async fn handle(&self, group: Vec<Message>) -> Result<(), HandlerError> {
+    async fn handle(&self, group: Vec<Message>, _: Context) -> Result<Verdict, HandlerError> {
         for message in group {
-            // The call itself stands inside the block, so that its panics are caught too.
             caught(async { (self.0)(message).await }).await?;
         }
-        Ok(())
+        Ok(Verdict::Archive)
+    }
+}
+
+#[async_trait]
+impl<F, Fut> Handler for EachWith<F>
+where
+    F: Fn(Message, Context) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<(), HandlerError>> + Send,
+{
+    async fn handle(&self, group: Vec<Message>, context: Context) -> Result<Verdict, HandlerError> {
+        for message in group {
+            let context = context.clone();
+            caught(async { (self.0)(message, context).await }).await?;
+        }
+        Ok(Verdict::Archive)
+    }
+}
+
+#[async_trait]
+impl<T, F, Fut> Handler for EachJson<T, F>
+where
+    T: DeserializeOwned + Send + 'static,
+    F: Fn(T) -> Fut + Send + Sync,
+    Fut: Future<Output = Result<(), HandlerError>> + Send,
+{
+    async fn handle(&self, group: Vec<Message>, _: Context) -> Result<Verdict, HandlerError> {
+        for message in group {
+            let payload = serde_path_to_error::deserialize(message.payload)
+                .map_err(|error| format!("payload at {}: {}", error.path(), error.inner()))?;
+            caught(async { (self.handler)(payload).await }).await?;
+        }
+        Ok(Verdict::Archive)
     }
 }
 
@@ -118,31 +200,22 @@ where
     F: Fn(Vec<Message>) -> Fut + Send + Sync,
     Fut: Future<Output = Result<(), HandlerError>> + Send,
 {
-    fn groups(&self, messages: Vec<Message>) -> std::collections::VecDeque<Vec<Message>> {
-        if messages.is_empty() { [].into() } else { [messages].into() }
+    fn group_size(&self) -> usize {
+        self.size
     }
 
-    async fn handle(&self, group: Vec<Message>) -> Result<(), HandlerError> {
-        caught(async { (self.0)(group).await }).await
-    }
-}
-
-impl<F> fmt::Debug for Each<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Each")
+    async fn handle(&self, group: Vec<Message>, _: Context) -> Result<Verdict, HandlerError> {
+        caught(async { (self.handler)(group).await }).await?;
+        Ok(Verdict::Archive)
     }
 }
 
-impl<F> fmt::Debug for Batch<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Batch")
-    }
-}
-
-mod sealed {
+pub(crate) mod sealed {
     #[allow(unnameable_types, reason = "keeps Handler closed to new implementations")]
     pub trait Sealed {}
     impl<F> Sealed for super::Each<F> {}
+    impl<F> Sealed for super::EachWith<F> {}
+    impl<T, F> Sealed for super::EachJson<T, F> {}
     impl<F> Sealed for super::Batch<F> {}
 }
 

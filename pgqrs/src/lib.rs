@@ -32,6 +32,7 @@ mod admin;
 mod backends;
 mod command;
 mod consumer;
+mod context;
 mod dequeue;
 mod enqueue;
 mod error;
@@ -44,7 +45,11 @@ mod producer;
 mod queue;
 mod registration;
 mod retry;
+mod run;
 mod store;
+mod stream;
+pub mod telemetry;
+mod wakeup;
 mod worker;
 
 pub use admin::{Admin, Name, admin};
@@ -56,10 +61,11 @@ pub use command::{
     Support, Sweep, Swept, Transition, UpdateQueue, WorkerChange, WorkerFilter,
 };
 pub use consumer::{Consumer, ConsumerBuilder, consumer};
+pub use context::Context;
 pub use dequeue::{Dequeue, dequeue};
 pub use enqueue::{EnqueueBuilder, enqueue};
 pub use error::{Error, HandlerError, Result, Source};
-pub use handle::{Batch, Each, Handle, Handler};
+pub use handle::{Handle, Handler};
 pub use held::Held;
 pub use limits::{BatchSize, Delay, Priority, VisibilityTimeout, truncate_to_micros};
 pub use memory::MemoryStore;
@@ -73,8 +79,11 @@ pub use queue::{
     WorkerCounts,
 };
 pub use retry::{Backoff, Retry, RetryDecision};
+pub use run::{RUN_HEARTBEAT_TIMEOUT, Report, shutdown_signal};
 pub use store::{
     BURIED_PER_CLAIM, DEFAULT_PAYLOAD_LIMIT, DUE_PER_CLAIM, LEASE_EXPIRED, MAX_ERROR_BYTES,
     STOPPED_WORKERS_KEPT, Store, WORKER_DEAD, WORKER_REPLACED, cut_error,
 };
+pub use stream::{Deliveries, Delivery};
+pub use wakeup::{Reach, Signals, Wakeups};
 pub use worker::{Worker, WorkerId, WorkerKind, WorkerRecord, WorkerState};

@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    ArchiveFilter, ArchivedMessage, Claim, Claimed, Configure, CreateQueue, DeleteQueue, Enqueue,
-    Error, LeaseLost, LiveMessage, LiveMessages, MessageFilter, MessageId, MetricsFilter, Purge,
-    PurgeScope, Queue, QueueFilter, QueueMetrics, QueueSettings, Redrive, Register, Result,
-    STOPPED_WORKERS_KEPT, Settle, Settled, Store, StoreSettings, Sweep, Swept, Transition,
-    UpdateQueue, WORKER_DEAD, WORKER_REPLACED, WorkerChange, WorkerFilter, WorkerRecord,
-    WorkerState, limits::out_of_range, truncate_to_micros,
+    Action, ArchiveFilter, ArchivedMessage, Claim, Claimed, Configure, CreateQueue, DeleteQueue,
+    Enqueue, Error, LeaseLost, LiveMessage, LiveMessages, MessageFilter, MessageId, MetricsFilter,
+    Purge, PurgeScope, Queue, QueueFilter, QueueMetrics, QueueName, QueueSettings, Reach, Redrive,
+    Register, Result, STOPPED_WORKERS_KEPT, Settle, Settled, Settlement, Signals, Store,
+    StoreSettings, Sweep, Swept, Transition, UpdateQueue, WORKER_DEAD, WORKER_REPLACED, Wakeups,
+    WorkerChange, WorkerFilter, WorkerRecord, WorkerState, limits::out_of_range,
+    truncate_to_micros,
 };
 use state::State;
 
@@ -40,6 +41,7 @@ use state::State;
 pub struct MemoryStore {
     state: Arc<Mutex<State>>,
     clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+    signals: Arc<Signals>,
 }
 
 impl MemoryStore {
@@ -61,7 +63,10 @@ impl MemoryStore {
     /// # Ok::<_, std::io::Error>(())
     /// ```
     pub fn with_clock(clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
-        Self { state: Arc::default(), clock: Arc::new(clock) }
+        let signals = Signals::default();
+        // The process is everywhere that this store is.
+        signals.set_reach(Reach::Everywhere);
+        Self { state: Arc::default(), clock: Arc::new(clock), signals: Arc::new(signals) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -88,6 +93,10 @@ impl fmt::Debug for MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
+    fn wakeups(&self, queue: &QueueName) -> Option<Wakeups> {
+        Some(self.signals.subscribe(queue))
+    }
+
     async fn configure(&self, configure: Configure) -> Result<StoreSettings> {
         let mut state = self.state();
         if let Some(limit) = configure.payload_limit {
@@ -153,7 +162,10 @@ impl Store for MemoryStore {
 
     async fn enqueue(&self, enqueue: Enqueue) -> Result<Vec<MessageId>> {
         let now = self.now(enqueue.now);
-        self.state().enqueue(enqueue, now)
+        let queue = enqueue.queue.clone();
+        let ids = self.state().enqueue(enqueue, now)?;
+        self.signals.notify(&queue);
+        Ok(ids)
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
@@ -167,8 +179,16 @@ impl Store for MemoryStore {
         if count > 10_000 {
             return Err(out_of_range("settlements", count.to_string(), "0 to 10000"));
         }
+        let frees =
+            |one: &Settlement| matches!(one.action, Action::Release(_) | Action::Fail { .. });
+        let has_freed = settle.settlements.iter().any(frees);
         let mut state = self.state();
-        Ok(settle.settlements.into_iter().map(|one| state.settle(one, now)).collect())
+        let outcomes = settle.settlements.into_iter().map(|one| state.settle(one, now)).collect();
+        drop(state);
+        if has_freed {
+            self.signals.notify_all();
+        }
+        Ok(outcomes)
     }
 
     async fn messages(&self, filter: MessageFilter) -> Result<Vec<LiveMessage>> {
@@ -201,7 +221,9 @@ impl Store for MemoryStore {
 
     async fn redrive(&self, redrive: Redrive) -> Result<Vec<MessageId>> {
         let now = self.now(redrive.now);
-        self.state().redrive(&redrive, now)
+        let ids = self.state().redrive(&redrive, now)?;
+        self.signals.notify(&redrive.queue);
+        Ok(ids)
     }
 
     async fn purge(&self, purge: Purge) -> Result<u64> {
@@ -244,6 +266,7 @@ impl Store for MemoryStore {
             }
             state.stop(replaced, now);
             state.free_counted(replaced, WORKER_REPLACED, now);
+            self.signals.notify_all();
         }
         let Register { kind, host, port, queue, heartbeat_timeout, .. } = register;
         let record = WorkerRecord {
@@ -272,6 +295,7 @@ impl Store for MemoryStore {
         if transition.change == WorkerChange::Stop {
             record.stopped_at = Some(now);
             state.release_held(record.id, now);
+            self.signals.notify_all();
         }
         state.workers.insert(record.id, record.clone());
         Ok(record)
@@ -309,6 +333,7 @@ impl Store for MemoryStore {
             let freed = state.free_counted(worker, WORKER_DEAD, now);
             swept.released += freed.released;
             swept.buried += freed.buried;
+            self.signals.notify_all();
         }
 
         let is_old = |message: &&ArchivedMessage| !state.is_retained(message, now);

@@ -195,7 +195,7 @@ impl QueueChanges {
 }
 
 /// A queue and its settings.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Queue {
     /// Its name.
     pub name: QueueName,

@@ -21,8 +21,8 @@ use async_trait::async_trait;
 use crate::{
     ArchiveFilter, ArchivedMessage, Capabilities, Claim, Claimed, Configure, CreateQueue,
     DeleteQueue, Enqueue, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter, Purge,
-    Queue, QueueFilter, QueueMetrics, Redrive, Register, Result, Settle, Settled, StoreSettings,
-    Sweep, Swept, Transition, UpdateQueue, WorkerFilter, WorkerRecord,
+    Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, Settle, Settled,
+    StoreSettings, Sweep, Swept, Transition, UpdateQueue, Wakeups, WorkerFilter, WorkerRecord,
 };
 
 /// A message store: one database, one set of queues.
@@ -38,6 +38,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// What of the optional parts this store has. All of them by default.
     fn capabilities(&self) -> Capabilities {
         Capabilities::default()
+    }
+
+    /// Wake-ups for a queue, if the store has any: hints that spare run loops some of their polling.
+    fn wakeups(&self, queue: &QueueName) -> Option<Wakeups> {
+        let _ = queue;
+        None
     }
 
     /// Installs or upgrades the schema. Idempotent; any number of installers may race. Nothing to
@@ -239,6 +245,9 @@ pub fn cut_error(error: &str) -> String {
 impl<T: Store + ?Sized> Store for Arc<T> {
     fn capabilities(&self) -> Capabilities {
         (**self).capabilities()
+    }
+    fn wakeups(&self, queue: &QueueName) -> Option<Wakeups> {
+        (**self).wakeups(queue)
     }
     async fn install(&self) -> Result<()> {
         (**self).install().await

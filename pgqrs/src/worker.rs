@@ -95,7 +95,7 @@ impl fmt::Display for WorkerKind {
 }
 
 /// A registration as the store keeps it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRecord {
     /// The registration's number.
     pub id: WorkerId,
