@@ -156,9 +156,9 @@ pub struct Claim {
 pub struct Claimed {
     /// The messages, in claim order.
     pub messages: Vec<Message>,
-    /// If nothing was claimed: when the next message of the queue becomes ready by itself (end of a
-    /// delay or a lease), if any will. A hint.
-    pub next_due: Option<DateTime<Utc>>,
+    /// If nothing was claimed: how long, by the store's clock, until the next message of the queue
+    /// becomes ready by itself (end of a delay or a lease), if any will. A hint.
+    pub due_in: Option<Duration>,
 }
 
 /// Ends or prolongs leases.
@@ -168,6 +168,15 @@ pub struct Settle {
     pub settlements: Vec<Settlement>,
     /// The instant to act at.
     pub now: Option<DateTime<Utc>>,
+}
+
+impl Settle {
+    /// Whether it may make messages ready: then whoever waits for some is to be woken.
+    pub fn frees_messages(&self) -> bool {
+        let frees =
+            |one: &Settlement| matches!(one.action, Action::Release(_) | Action::Fail { .. });
+        self.settlements.iter().any(frees)
+    }
 }
 
 /// What to do with one lease.

@@ -30,6 +30,7 @@
 
 mod admin;
 mod backends;
+mod check;
 mod command;
 mod consumer;
 mod context;

@@ -12,13 +12,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    Action, ArchiveFilter, ArchivedMessage, Claim, Claimed, Configure, CreateQueue, DeleteQueue,
-    Enqueue, Error, LeaseLost, LiveMessage, LiveMessages, MessageFilter, MessageId, MetricsFilter,
-    Purge, PurgeScope, Queue, QueueFilter, QueueMetrics, QueueName, QueueSettings, Reach, Redrive,
-    Register, Result, STOPPED_WORKERS_KEPT, Settle, Settled, Settlement, Signals, Store,
-    StoreSettings, Sweep, Swept, Transition, UpdateQueue, WORKER_DEAD, WORKER_REPLACED, Wakeups,
-    WorkerChange, WorkerFilter, WorkerRecord, WorkerState, limits::out_of_range,
-    truncate_to_micros,
+    ArchiveFilter, ArchivedMessage, Claim, Claimed, Configure, CreateQueue, DeleteQueue, Enqueue,
+    Error, LeaseLost, LiveMessage, LiveMessages, MessageFilter, MessageId, MetricsFilter, Purge,
+    PurgeScope, Queue, QueueFilter, QueueMetrics, QueueName, QueueSettings, Reach, Redrive,
+    Register, Result, STOPPED_WORKERS_KEPT, Settle, Settled, Signals, Store, StoreSettings, Sweep,
+    Swept, Transition, UpdateQueue, WORKER_DEAD, WORKER_REPLACED, Wakeups, WorkerChange,
+    WorkerFilter, WorkerRecord, WorkerState, limits::out_of_range, truncate_to_micros,
 };
 use state::State;
 
@@ -179,9 +178,7 @@ impl Store for MemoryStore {
         if count > 10_000 {
             return Err(out_of_range("settlements", count.to_string(), "0 to 10000"));
         }
-        let frees =
-            |one: &Settlement| matches!(one.action, Action::Release(_) | Action::Fail { .. });
-        let has_freed = settle.settlements.iter().any(frees);
+        let has_freed = settle.frees_messages();
         let mut state = self.state();
         let outcomes = settle.settlements.into_iter().map(|one| state.settle(one, now)).collect();
         drop(state);
@@ -344,12 +341,16 @@ impl Store for MemoryStore {
             state.archive.remove(&id);
         }
 
-        let before = state.workers.len();
-        state.workers.retain(|_, worker| {
-            let kept = |stopped| state::elapsed(stopped, now) < STOPPED_WORKERS_KEPT;
-            worker.stopped_at.is_none_or(kept)
-        });
-        swept.workers_removed = (before - state.workers.len()) as u64;
+        let is_gone = |worker: &&WorkerRecord| {
+            let old = |stopped| state::elapsed(stopped, now) >= STOPPED_WORKERS_KEPT;
+            worker.stopped_at.is_some_and(old)
+        };
+        let workers = state.workers.values();
+        let gone: Vec<_> = workers.filter(is_gone).map(|worker| worker.id).take(limit).collect();
+        swept.workers_removed = gone.len() as u64;
+        for id in gone {
+            state.workers.remove(&id);
+        }
         Ok(swept)
     }
 }

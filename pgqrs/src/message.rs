@@ -203,6 +203,34 @@ pub struct LiveMessage {
     pub receipt: Option<Receipt>,
 }
 
+impl LiveMessage {
+    /// The message as the archive keeps it: ended with `outcome` at `archived_at`, its last lease,
+    /// if it had one, taken at `claimed_at`.
+    pub fn into_archived(
+        self,
+        outcome: Outcome,
+        claimed_at: Option<DateTime<Utc>>,
+        archived_at: DateTime<Utc>,
+    ) -> ArchivedMessage {
+        ArchivedMessage {
+            id: self.id,
+            queue: self.queue,
+            outcome,
+            payload: self.payload,
+            headers: self.headers,
+            priority: self.priority,
+            enqueued_at: self.enqueued_at,
+            claimed_at,
+            archived_at,
+            attempts: self.attempts,
+            max_attempts: self.max_attempts,
+            worker: self.worker,
+            last_error: self.last_error,
+            receipt: self.receipt,
+        }
+    }
+}
+
 /// How a message ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

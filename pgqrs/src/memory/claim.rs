@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::state::{Lease, Live, State};
+use super::state::{Lease, Live, State, elapsed};
 use crate::{
     BURIED_PER_CLAIM, Claim, Claimed, Json, LEASE_EXPIRED, Message, MessageId, QueueName,
     QueueState, Receipt, Result, WorkerState, parse_stored,
@@ -42,7 +42,8 @@ impl State {
             }
         }
         let next_due = if messages.is_empty() { self.next_due(&claim.queue, now) } else { None };
-        Ok(Claimed { messages, next_due })
+        let due_in = next_due.map(|due| elapsed(now, due));
+        Ok(Claimed { messages, due_in })
     }
 
     /// Moves what is due from the waiting to the ready ones, and buries spent leases.

@@ -238,12 +238,7 @@ impl<H: Handler + 'static> Engine<H> {
 
     async fn claimed(&mut self, sent: Instant, claimed: Result<Claimed>) -> Result<()> {
         match claimed {
-            Ok(Claimed { messages, next_due }) if messages.is_empty() => {
-                let due_in = next_due.map(|due| {
-                    // The two clocks may differ: never look sooner than 5 ms from now.
-                    let due = (due - chrono::Utc::now()).to_std().unwrap_or_default();
-                    due.max(Duration::from_millis(5))
-                });
+            Ok(Claimed { messages, due_in }) if messages.is_empty() => {
                 let reach = self.wakeups.as_ref().map_or(Reach::Process, Wakeups::reach);
                 self.pace.idle(due_in, reach);
             }

@@ -1,0 +1,142 @@
+-- A live message is in exactly one of ready, leases and delayed; it is archived if and only if it
+-- is in archive. What never changes stands in messages, written once. No foreign keys: the
+-- statements keep the tables together, and a check per row would cost every claim.
+
+CREATE TABLE {schema}.schema_migrations (
+    version    bigint      PRIMARY KEY,
+    name       text        NOT NULL,
+    checksum   bigint      NOT NULL,
+    applied_at timestamptz NOT NULL
+);
+
+-- Message ids, claim tokens and worker ids. CACHE 1: numbers of one session must not lag behind
+-- those of another, since positions in a queue come from here.
+CREATE SEQUENCE {schema}.sequence AS bigint CACHE 1;
+
+CREATE TABLE {schema}.settings (
+    singleton     boolean PRIMARY KEY CHECK (singleton),
+    payload_limit bigint  NOT NULL
+);
+INSERT INTO {schema}.settings (singleton, payload_limit) VALUES (true, 1048576);
+
+CREATE TABLE {schema}.queues (
+    id                    integer     GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name                  text        NOT NULL,
+    paused                boolean     NOT NULL,
+    visibility_timeout_us bigint      NOT NULL,
+    max_attempts          smallint    NOT NULL,
+    retry                 text        NOT NULL,
+    retention_us          bigint,
+    created_at            timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX queues_name ON {schema}.queues (name);
+
+-- Payload and headers are text: json would be checked twice, jsonb refuses \u0000 and reorders
+-- keys. unique_key and ordering_key are room for later.
+CREATE TABLE {schema}.messages (
+    id           bigint      PRIMARY KEY,
+    queue_id     integer     NOT NULL,
+    priority     smallint    NOT NULL,
+    max_attempts smallint    NOT NULL,
+    enqueued_at  timestamptz NOT NULL,
+    payload      text        NOT NULL,
+    headers      text,
+    unique_key   text,
+    ordering_key text
+);
+
+-- Claimable messages. Rows are inserted and deleted, never updated. rank = 9 - priority, so that
+-- the index below is the claim's WHERE and ORDER BY. token, worker_id and claimed_at are set while
+-- the row is an expired lease that nobody has taken: its receipt is still current, and pos = token.
+CREATE TABLE {schema}.ready (
+    id           bigint      NOT NULL,
+    queue_id     integer     NOT NULL,
+    pos          bigint      NOT NULL,
+    visible_at   timestamptz NOT NULL,
+    rank         smallint    NOT NULL,
+    attempts     smallint    NOT NULL,
+    max_attempts smallint    NOT NULL,
+    token        bigint,
+    worker_id    bigint,
+    claimed_at   timestamptz,
+    last_error   text
+);
+CREATE UNIQUE INDEX ready_order ON {schema}.ready (queue_id, rank, pos);
+-- What a worker that stops still holds here: next to nothing.
+CREATE INDEX ready_worker ON {schema}.ready (worker_id) WHERE worker_id IS NOT NULL;
+
+CREATE TABLE {schema}.leases (
+    id           bigint      PRIMARY KEY,
+    token        bigint      NOT NULL,
+    queue_id     integer     NOT NULL,
+    rank         smallint    NOT NULL,
+    attempts     smallint    NOT NULL,
+    max_attempts smallint    NOT NULL,
+    last_attempt boolean     NOT NULL GENERATED ALWAYS AS (attempts >= max_attempts) STORED,
+    visible_at   timestamptz NOT NULL,
+    claimed_at   timestamptz NOT NULL,
+    worker_id    bigint,
+    last_error   text
+);
+-- Expired leases, earliest first; those to bury apart from those to hand out again, so that neither
+-- walks over the other.
+CREATE INDEX leases_due ON {schema}.leases (queue_id, last_attempt, visible_at);
+
+-- Messages that wait, enqueued, released or failed with a delay; never leased since.
+CREATE TABLE {schema}.delayed (
+    id           bigint      PRIMARY KEY,
+    queue_id     integer     NOT NULL,
+    pos          bigint      NOT NULL,
+    visible_at   timestamptz NOT NULL,
+    rank         smallint    NOT NULL,
+    attempts     smallint    NOT NULL,
+    max_attempts smallint    NOT NULL,
+    last_error   text
+);
+CREATE INDEX delayed_due ON {schema}.delayed (queue_id, visible_at);
+
+CREATE TABLE {schema}.archive (
+    id          bigint      PRIMARY KEY,
+    queue_id    integer     NOT NULL,
+    attempts    smallint    NOT NULL,
+    token       bigint,
+    worker_id   bigint,
+    claimed_at  timestamptz,
+    archived_at timestamptz NOT NULL,
+    outcome     text        NOT NULL,
+    last_error  text
+);
+-- Retention, deletion and counts of a queue.
+CREATE INDEX archive_age ON {schema}.archive (queue_id, archived_at);
+-- Redrive, and reads of dead letters, which are few among many.
+CREATE INDEX archive_dead ON {schema}.archive (queue_id, id) WHERE outcome = 'dead';
+
+CREATE TABLE {schema}.workers (
+    id                   bigint      PRIMARY KEY,
+    kind                 text        NOT NULL,
+    host                 text        NOT NULL,
+    port                 integer     NOT NULL,
+    queue_id             integer     NOT NULL,
+    state                text        NOT NULL,
+    heartbeat_timeout_us bigint,
+    registered_at        timestamptz NOT NULL,
+    heartbeat_at         timestamptz NOT NULL,
+    stopped_at           timestamptz,
+    replaced_by          bigint
+) WITH (fillfactor = 70); -- heartbeats are HOT updates
+-- One live registration per identity; port 0 is none.
+CREATE UNIQUE INDEX workers_identity ON {schema}.workers (kind, host, port, queue_id)
+    WHERE port <> 0 AND state <> 'stopped';
+
+-- Every row of these tables is dead soon after it is written: vacuum by count, not by share of a
+-- table whose size means nothing, and without pauses, so that claims do not walk over the dead.
+-- Index cleanup is never skipped for the same reason.
+ALTER TABLE {schema}.ready SET (
+    autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0, vacuum_index_cleanup = on);
+ALTER TABLE {schema}.leases SET (
+    autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0, vacuum_index_cleanup = on);
+ALTER TABLE {schema}.delayed SET (
+    autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000,
+    autovacuum_vacuum_cost_delay = 0, vacuum_index_cleanup = on);

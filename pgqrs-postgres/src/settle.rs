@@ -1,0 +1,179 @@
+//! Ending and prolonging leases.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use pgqrs::{
+    Action, BatchSize, Delay, LeaseLost, MessageId, Receipt, Result, RetryDecision, Settle,
+    Settled, Settlement, cut_error,
+};
+use tokio_postgres::Row;
+
+use crate::{
+    error::{column, out_of_range},
+    pool::{Session, params},
+    store::Inner,
+};
+
+type Outcomes = Vec<Result<Settled, LeaseLost>>;
+
+pub(crate) async fn settle(store: &Inner, settle: &Settle) -> Result<Outcomes> {
+    let count = settle.settlements.len();
+    if count > BatchSize::MAX.count() {
+        return Err(out_of_range("settlements", count, "0 to 10000"));
+    }
+    // One settlement is one statement that writes, if any: it needs no transaction.
+    if count <= 1 {
+        let mut session = store.pool.session().await?;
+        let settled = settle_with(store, &mut session, settle).await;
+        session.finish();
+        return settled;
+    }
+    let mut tx = store.pool.begin().await?;
+    let settled = settle_with(store, &mut tx, settle).await;
+    tx.end(settled).await
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Archive,
+    Delete,
+    GiveBack,
+    Extend,
+}
+
+/// Settlements of one kind, at most one for each receipt, in the order of ids: batches that meet
+/// do not deadlock.
+type Group<'s> = BTreeMap<Receipt, (usize, &'s Action)>;
+
+async fn settle_with(
+    store: &Inner,
+    session: &mut Session<'_>,
+    settle: &Settle,
+) -> Result<Outcomes> {
+    let mut outcomes = vec![Err(LeaseLost); settle.settlements.len()];
+    let mut rest: Vec<_> = settle.settlements.iter().enumerate().collect();
+    while !rest.is_empty() {
+        let (round, later) = next_round(rest);
+        for (kind, group) in &round {
+            let mut missed = act(store, session, settle, *kind, group, &mut outcomes).await?;
+            if missed.is_empty() {
+                continue;
+            }
+            let (ids, tokens) = columns(&missed);
+            let retaken = receipts(&session.query(&store.sql.retake, params![ids, tokens]).await?)?;
+            if !retaken.is_empty() {
+                let again = group.iter().filter(|(receipt, _)| retaken.contains(*receipt));
+                let again = again.map(|(receipt, one)| (*receipt, *one)).collect();
+                act(store, session, settle, *kind, &again, &mut outcomes).await?;
+                missed.retain(|receipt| !retaken.contains(receipt));
+            }
+            if *kind == Kind::Archive && !missed.is_empty() {
+                let (ids, tokens) = columns(&missed);
+                let parameters = params![ids, tokens, settle.now];
+                for receipt in receipts(&session.query(&store.sql.archived, parameters).await?)? {
+                    outcomes[group[&receipt].0] = Ok(Settled::Archived);
+                }
+            }
+        }
+        rest = later;
+    }
+    Ok(outcomes)
+}
+
+type Numbered<'s> = Vec<(usize, &'s Settlement)>;
+
+/// The first settlement of each receipt by kind, and the others.
+fn next_round(settlements: Numbered<'_>) -> (BTreeMap<Kind, Group<'_>>, Numbered<'_>) {
+    let (mut round, mut later, mut seen) =
+        (BTreeMap::<_, Group<'_>>::new(), Vec::new(), HashSet::new());
+    for (index, settlement) in settlements {
+        if !seen.insert(settlement.receipt) {
+            later.push((index, settlement));
+            continue;
+        }
+        let kind = match settlement.action {
+            Action::Archive => Kind::Archive,
+            Action::Delete => Kind::Delete,
+            Action::Release(_) | Action::Fail { .. } => Kind::GiveBack,
+            Action::Extend(_) => Kind::Extend,
+        };
+        round.entry(kind).or_default().insert(settlement.receipt, (index, &settlement.action));
+    }
+    (round, later)
+}
+
+/// Runs the statement of `kind`, notes the outcomes, and returns the receipts that it missed.
+async fn act(
+    store: &Inner,
+    session: &mut Session<'_>,
+    settle: &Settle,
+    kind: Kind,
+    group: &Group<'_>,
+    outcomes: &mut Outcomes,
+) -> Result<BTreeSet<Receipt>> {
+    let mut missed: BTreeSet<_> = group.keys().copied().collect();
+    let (ids, tokens) = columns(&missed);
+    let actions = || group.values().map(|(_, action)| *action);
+    let (sql, now) = (&store.sql, settle.now);
+    let rows = match kind {
+        Kind::Archive => session.query(&sql.archive, params![ids, tokens, now]).await?,
+        Kind::Delete => session.query(&sql.delete, params![ids, tokens]).await?,
+        Kind::GiveBack => {
+            let delays: Vec<_> = actions().map(micros).collect();
+            let errors: Vec<_> = actions().map(error).collect();
+            // What is no failure gives its attempt back.
+            let returned: Vec<_> = errors.iter().map(|error| i16::from(error.is_none())).collect();
+            let parameters = params![ids, tokens, now, delays, errors, returned];
+            session.query(&sql.give_back, parameters).await?
+        }
+        Kind::Extend => {
+            let timeouts: Vec<_> = actions().filter_map(micros).collect();
+            session.query(&sql.extend, params![ids, tokens, now, timeouts]).await?
+        }
+    };
+    for row in &rows {
+        let receipt = receipt(row)?;
+        missed.remove(&receipt);
+        let Some((index, action)) = group.get(&receipt) else {
+            continue;
+        };
+        outcomes[*index] = Ok(match kind {
+            Kind::Archive => Settled::Archived,
+            Kind::Delete => Settled::Deleted,
+            Kind::GiveBack if matches!(action, Action::Release(_)) => Settled::Released,
+            Kind::GiveBack if column(row, "dead")? => Settled::Dead,
+            Kind::GiveBack => Settled::Retrying,
+            Kind::Extend => Settled::Extended(column(row, "visible_at")?),
+        });
+    }
+    Ok(missed)
+}
+
+/// The delay or timeout of an action, if it has one.
+fn micros(action: &Action) -> Option<i64> {
+    match action {
+        Action::Release(delay) => Some(delay.micros()),
+        Action::Fail { retry: RetryDecision::RetryAfter(delay), .. } => Some(Delay::micros(*delay)),
+        Action::Extend(timeout) => Some(timeout.micros()),
+        Action::Archive | Action::Delete | Action::Fail { .. } => None,
+    }
+}
+
+fn error(action: &Action) -> Option<String> {
+    match action {
+        Action::Fail { error, .. } => Some(cut_error(error)),
+        _ => None,
+    }
+}
+
+fn columns(receipts: &BTreeSet<Receipt>) -> (Vec<i64>, Vec<i64>) {
+    receipts.iter().map(|receipt| (receipt.id.0, receipt.token)).unzip()
+}
+
+fn receipts(rows: &[Row]) -> Result<BTreeSet<Receipt>> {
+    rows.iter().map(receipt).collect()
+}
+
+fn receipt(row: &Row) -> Result<Receipt> {
+    Ok(Receipt { id: MessageId(column(row, "id")?), token: column(row, "token")? })
+}

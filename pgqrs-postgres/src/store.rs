@@ -1,0 +1,189 @@
+//! The store: what it consists of, and where each call is done.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use async_trait::async_trait;
+use pgqrs::{
+    ArchiveFilter, ArchivedMessage, Backend, Claim, Claimed, Configure, CreateQueue, DeleteQueue,
+    Enqueue, Error, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter, Purge, Queue,
+    QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, Settle, Settled, Store,
+    StoreSettings, Sweep, Swept, Transition, UpdateQueue, WorkerFilter, WorkerRecord,
+};
+use tokio_postgres::error::SqlState;
+
+use crate::{
+    Options, claim, enqueue, error, migrate, pool::Pool, queues, reads, settle, sql::Statements,
+    sweep, url, workers,
+};
+
+/// A queue store in a Postgres database. Cheap to clone; clones share the connections.
+#[derive(Clone)]
+pub struct PostgresStore {
+    inner: Arc<Inner>,
+}
+
+/// What the clones share.
+pub(crate) struct Inner {
+    pub(crate) pool: Pool,
+    pub(crate) sql: Statements,
+    pub(crate) schema: String,
+    /// When this store last took in what was due in a queue.
+    pub(crate) promoted: Mutex<HashMap<QueueName, Instant>>,
+}
+
+/// Connects to the database that `url` names: [`PostgresStore::connect`] with default [`Options`].
+///
+/// # Errors
+/// As [`PostgresStore::connect`].
+pub async fn connect(url: &str) -> Result<PostgresStore> {
+    PostgresStore::connect(url, Options::default()).await
+}
+
+impl PostgresStore {
+    /// Connects to the database that `url` names: `postgresql://user:password@host:port/database`
+    /// with libpq's parameters, `sslmode` (all of libpq's) and `sslrootcert` among them, and
+    /// `pgqrs_schema`. A schema that is not yet installed is no error.
+    ///
+    /// # Errors
+    /// `InvalidUrl`; `Unavailable` if the server cannot be reached; `PermissionDenied`;
+    /// `SchemaTooNew`.
+    pub async fn connect(url: &str, options: Options) -> Result<Self> {
+        let target = url::parse(url)?;
+        let schema = target.schema.clone().unwrap_or_else(|| options.schema.clone());
+        if schema.is_empty() || schema.len() > 63 || schema.contains('\0') {
+            return Err(url::invalid("a schema's name has 1 to 63 bytes"));
+        }
+        let config = target.config.clone();
+        let (pool, sql) = (Pool::new(target, &options)?, Statements::new(&schema));
+        let inner = Arc::new(Inner { pool, sql, schema, promoted: Mutex::default() });
+        inner.repeat(|| migrate::check_version(&inner)).await?;
+        inner.pool.choose_mode(config).await;
+        Ok(Self { inner })
+    }
+}
+
+impl Inner {
+    pub(crate) fn schema_missing(&self) -> Error {
+        Error::SchemaMissing { schema: self.schema.clone() }
+    }
+
+    /// Makes a call, again where the database undid it and asks for that.
+    async fn repeat<T, F>(&self, call: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        const TRIES: u32 = 4;
+        for _ in 1..TRIES {
+            match call().await {
+                Err(error) if self.pool.may_repeat(&error) => {
+                    tracing::debug!(%error, "repeating a call that the database undid");
+                }
+                Err(error) => return Err(self.diagnose(error).await),
+                done => return done,
+            }
+        }
+        call().await
+    }
+
+    /// Tells a schema that is not installed from one that has drifted.
+    async fn diagnose(&self, error: Error) -> Error {
+        let missing =
+            [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_COLUMN];
+        match error::sqlstate(&error) {
+            Some(code) if missing.contains(code) => {
+                migrate::verify(self).await.err().unwrap_or(error)
+            }
+            _ => error,
+        }
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("schema", &self.inner.schema)
+            .field("pool", &self.inner.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The backend for [`pgqrs::Backends`]: `postgresql://` and `postgres://` URLs.
+#[derive(Debug, Clone, Copy)]
+pub struct Postgres;
+
+#[async_trait]
+impl Backend for Postgres {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["postgresql", "postgres"]
+    }
+
+    async fn connect(&self, url: &str) -> Result<Arc<dyn Store>> {
+        Ok(Arc::new(connect(url).await?))
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn install(&self) -> Result<()> {
+        self.inner.repeat(|| migrate::install(&self.inner)).await
+    }
+    async fn verify(&self) -> Result<()> {
+        self.inner.repeat(|| migrate::verify(&self.inner)).await
+    }
+    async fn configure(&self, configure: Configure) -> Result<StoreSettings> {
+        self.inner.repeat(|| queues::configure(&self.inner, configure)).await
+    }
+    async fn create_queue(&self, create: CreateQueue) -> Result<Queue> {
+        self.inner.repeat(|| queues::create(&self.inner, &create)).await
+    }
+    async fn update_queue(&self, update: UpdateQueue) -> Result<Queue> {
+        self.inner.repeat(|| queues::update(&self.inner, &update)).await
+    }
+    async fn delete_queue(&self, delete: DeleteQueue) -> Result<()> {
+        self.inner.repeat(|| queues::delete(&self.inner, &delete)).await
+    }
+    async fn queues(&self, filter: QueueFilter) -> Result<Vec<Queue>> {
+        self.inner.repeat(|| queues::read(&self.inner, &filter)).await
+    }
+    async fn metrics(&self, filter: MetricsFilter) -> Result<Vec<QueueMetrics>> {
+        self.inner.repeat(|| queues::metrics(&self.inner, &filter)).await
+    }
+    async fn enqueue(&self, enqueue: Enqueue) -> Result<Vec<MessageId>> {
+        self.inner.repeat(|| enqueue::enqueue(&self.inner, &enqueue)).await
+    }
+    async fn claim(&self, claim: Claim) -> Result<Claimed> {
+        self.inner.repeat(|| claim::claim(&self.inner, &claim)).await
+    }
+    async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {
+        self.inner.repeat(|| settle::settle(&self.inner, &settle)).await
+    }
+    async fn messages(&self, filter: MessageFilter) -> Result<Vec<LiveMessage>> {
+        self.inner.repeat(|| reads::messages(&self.inner, &filter)).await
+    }
+    async fn archive(&self, filter: ArchiveFilter) -> Result<Vec<ArchivedMessage>> {
+        self.inner.repeat(|| reads::archive(&self.inner, &filter)).await
+    }
+    async fn redrive(&self, redrive: Redrive) -> Result<Vec<MessageId>> {
+        self.inner.repeat(|| reads::redrive(&self.inner, &redrive)).await
+    }
+    async fn purge(&self, purge: Purge) -> Result<u64> {
+        self.inner.repeat(|| queues::purge(&self.inner, &purge)).await
+    }
+    async fn register(&self, register: Register) -> Result<WorkerRecord> {
+        self.inner.repeat(|| workers::register(&self.inner, &register)).await
+    }
+    async fn transition(&self, transition: Transition) -> Result<WorkerRecord> {
+        self.inner.repeat(|| workers::transition(&self.inner, &transition)).await
+    }
+    async fn workers(&self, filter: WorkerFilter) -> Result<Vec<WorkerRecord>> {
+        self.inner.repeat(|| workers::read(&self.inner, &filter)).await
+    }
+    async fn sweep(&self, sweep: Sweep) -> Result<Swept> {
+        self.inner.repeat(|| sweep::sweep(&self.inner, sweep)).await
+    }
+}

@@ -1,0 +1,51 @@
+//! The maintenance pass.
+
+use pgqrs::{LEASE_EXPIRED, Result, STOPPED_WORKERS_KEPT, Sweep, Swept, WORKER_DEAD};
+
+use crate::{
+    error::column,
+    pool::{Session, params},
+    store::Inner,
+    workers::{Free, free},
+};
+
+pub(crate) async fn sweep(store: &Inner, sweep: Sweep) -> Result<Swept> {
+    let (sql, pool) = (&store.sql, &store.pool);
+    let (now, limit) = (sweep.now, sweep.limit.count() as i64);
+    let mut swept = Swept::default();
+
+    let row = pool.query_one(&sql.bury_spent, params![now, limit, LEASE_EXPIRED]).await?;
+    swept.buried = column::<i64>(&row, "buried")?.cast_unsigned();
+
+    let mut tx = pool.begin().await?;
+    let stopped = stop_dead(store, &mut tx, sweep, &mut swept).await;
+    tx.end(stopped).await?;
+
+    let kept = STOPPED_WORKERS_KEPT.as_micros() as i64;
+    let row = pool.query_one(&sql.remove_workers, params![now, limit, kept]).await?;
+    swept.workers_removed = column::<i64>(&row, "removed")?.cast_unsigned();
+
+    let row = pool.query_one(&sql.remove_archived, params![now, limit]).await?;
+    swept.archive_removed = column::<i64>(&row, "removed")?.cast_unsigned();
+    Ok(swept)
+}
+
+/// Stops workers that have been silent for too long, and releases what they hold.
+async fn stop_dead(
+    store: &Inner,
+    tx: &mut Session<'_>,
+    sweep: Sweep,
+    swept: &mut Swept,
+) -> Result<()> {
+    let (now, limit) = (sweep.now, sweep.limit.count() as i64);
+    for row in tx.query(&store.sql.dead_workers, params![now, limit]).await? {
+        let (worker, queue) = (column(&row, "id")?, column(&row, "queue_id")?);
+        tx.query(&store.sql.stop_worker, params![worker, now, None::<i64>]).await?;
+        let held = Free { queue, worker, given_back: 0, error: WORKER_DEAD, now };
+        let (released, buried) = free(store, tx, held).await?;
+        swept.workers_stopped += 1;
+        swept.released += released;
+        swept.buried += buried;
+    }
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! The contract, on Postgres.
+
+use pgqrs_postgres::PostgresStore;
+use pgqrs_testkit::server::Database;
+
+async fn fresh() -> (PostgresStore, Database) {
+    let database = pgqrs_testkit::server::database().await.unwrap();
+    (pgqrs_postgres::connect(database.url()).await.unwrap(), database)
+}
+
+pgqrs_testkit::conformance!(fresh);

@@ -1,0 +1,134 @@
+//! The plans of the statements that consumers run all the time, on a deep queue: 200,000 ready,
+//! 100,000 delayed and 100,000 leased messages of three priorities. With statistics and without,
+//! planned for any parameters and for the ones given, no statement may walk over or sort more than
+//! it takes.
+
+use pgqrs::Store as _;
+use serde_json::Value;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+
+#[allow(dead_code, unreachable_pub, reason = "the text the store runs, not a copy")]
+#[path = "../src/sql.rs"]
+mod sql;
+
+const BACKLOG: &str = "
+INSERT INTO {schema}.messages (id, queue_id, priority, max_attempts, enqueued_at, payload)
+SELECT n, 1, 3 + n % 3, 5, now(), '{}' FROM generate_series(1, 400000) n;
+INSERT INTO {schema}.ready (id, queue_id, pos, visible_at, rank, attempts, max_attempts)
+SELECT n, 1, n, now(), 6 - n % 3, 0, 5 FROM generate_series(1, 200000) n;
+INSERT INTO {schema}.delayed (id, queue_id, pos, visible_at, rank, attempts, max_attempts)
+SELECT n, 1, n, now() + n * interval '1 s', 6 - n % 3, 0, 5 FROM generate_series(200001, 300000) n;
+INSERT INTO {schema}.leases
+    (id, token, queue_id, rank, attempts, max_attempts, visible_at, claimed_at, worker_id)
+SELECT n, n + 1000000, 1, 6 - n % 3, 1 + n % 5, 5, now() + n * interval '1 s', now(), n % 8
+FROM generate_series(300001, 400000) n;
+UPDATE {schema}.delayed SET visible_at = now() WHERE id % 1000 = 0;
+UPDATE {schema}.leases SET visible_at = now() WHERE id % 1000 IN (0, 4);
+SELECT setval('{schema}.sequence', 2000000);";
+
+/// What a statement of a batch of 100 may read of one table: the batch, and what else is due.
+const MAY_READ: f64 = 1_000.0;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_walks_over_or_sorts_the_backlog() {
+    let database = pgqrs_testkit::server::database().await.unwrap();
+    let store = pgqrs_postgres::connect(database.url()).await.unwrap();
+    store.install().await.unwrap();
+    pgqrs::admin(&store).create_queue("deep").await.unwrap();
+    let (client, connection) = tokio_postgres::connect(database.url(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let sql = sql::Statements::new("pgqrs");
+
+    // No statistics may come in between.
+    for table in ["messages", "ready", "delayed", "leases"] {
+        let off = format!("ALTER TABLE pgqrs.{table} SET (autovacuum_enabled = off)");
+        client.batch_execute(&off).await.unwrap();
+    }
+    client.batch_execute(&sql.render(BACKLOG)).await.unwrap();
+
+    let array = |item: &dyn Fn(u32) -> String| {
+        format!("'{{{}}}'", (101..=200).map(item).collect::<Vec<_>>().join(","))
+    };
+    let ids = array(&|n| (300_000 + n).to_string());
+    let tokens = array(&|n| (1_300_000 + n).to_string());
+    let delays = array(&|_| "0".into());
+    let errors = array(&|_| "error".into());
+    let held = "int8[], int8[]";
+    let statements = [
+        (
+            &sql.claim,
+            "text, int8, int8, int8, timestamptz".into(),
+            "'deep', NULL, 100, NULL, NULL".into(),
+        ),
+        (
+            &sql.promote_due,
+            "text, timestamptz, int8, int8, text, int8".into(),
+            "'deep', NULL, 1000, 100, 'x', NULL".into(),
+        ),
+        (&sql.archive, format!("{held}, timestamptz"), format!("{ids}, {tokens}, NULL")),
+        (&sql.delete, held.into(), format!("{ids}, {tokens}")),
+        (
+            &sql.give_back,
+            format!("{held}, timestamptz, int8[], text[], int2[]"),
+            format!("{ids}, {tokens}, NULL, {delays}, {errors}, {delays}"),
+        ),
+        (
+            &sql.extend,
+            format!("{held}, timestamptz, int8[]"),
+            format!("{ids}, {tokens}, NULL, {delays}"),
+        ),
+        (&sql.retake, held.into(), format!("{ids}, {tokens}")),
+        (&sql.archived, format!("{held}, timestamptz"), format!("{ids}, {tokens}, NULL")),
+        (&sql.bury_spent, "timestamptz, int8, text".into(), "NULL, 100, 'x'".into()),
+    ];
+    let statements: [(&String, String, String); 9] = statements;
+    for statistics in ["", "ANALYZE pgqrs.messages, pgqrs.ready, pgqrs.delayed, pgqrs.leases"] {
+        client.batch_execute(statistics).await.unwrap();
+        for mode in ["force_generic_plan", "force_custom_plan"] {
+            for (statement, types, values) in &statements {
+                let plan = explain(&client, mode, statement, types, values).await;
+                let mut findings = Vec::new();
+                inspect(&plan, &mut findings);
+                assert!(
+                    findings.is_empty(),
+                    "{mode}, {statistics:?}: {findings:#?}\n{statement}\n{plan:#}"
+                );
+            }
+        }
+    }
+}
+
+/// Runs a statement in a transaction that is rolled back, and returns its plan with the counts.
+async fn explain(client: &Client, mode: &str, sql: &str, types: &str, values: &str) -> Value {
+    let script = format!(
+        "BEGIN; SET LOCAL plan_cache_mode = {mode};
+         PREPARE statement ({types}) AS {sql};
+         EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE statement ({values});
+         DEALLOCATE statement; ROLLBACK"
+    );
+    let messages = client.simple_query(&script).await.unwrap();
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let explained: Value = serde_json::from_str(row.unwrap()).unwrap();
+    explained[0]["Plan"].clone()
+}
+
+fn inspect(plan: &Value, findings: &mut Vec<String>) {
+    let node = plan["Node Type"].as_str().unwrap();
+    let number = |key: &str| plan[key].as_f64().unwrap_or(0.0);
+    let removed = number("Rows Removed by Filter") + number("Rows Removed by Index Recheck");
+    let rows = (number("Actual Rows") + removed) * number("Actual Loops");
+    let table = plan["Relation Name"].as_str().unwrap_or_default();
+    let is_big = ["messages", "ready", "delayed", "leases"].contains(&table);
+    if node == "Seq Scan" && is_big {
+        findings.push(format!("{node} on {table}"));
+    }
+    if (is_big || node.contains("Sort")) && rows > MAY_READ {
+        findings.push(format!("{node} of {rows} rows {table}"));
+    }
+    for child in plan["Plans"].as_array().unwrap_or(&Vec::new()) {
+        inspect(child, findings);
+    }
+}

@@ -1,0 +1,163 @@
+//! The claim: take in what became due, bury what is spent, lease from the front.
+
+use std::time::Duration;
+
+use pgqrs::{
+    BURIED_PER_CLAIM, Claim, Claimed, DUE_PER_CLAIM, Error, LEASE_EXPIRED, Message, MessageId,
+    Priority, Receipt, WorkerId, WorkerState, parse_stored,
+};
+use rusqlite::params;
+
+use crate::{
+    error::Outcome,
+    lease::Lease,
+    sql,
+    tx::{QueueRow, Tx, instant, time},
+    workers,
+};
+
+/// What a claim leased, the texts not parsed: that is work for the caller's thread, not for the
+/// writer's, which everybody waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Leased {
+    messages: Vec<Unparsed>,
+    due_in: Option<Duration>,
+}
+
+/// What is left out of a claim because it does not parse, and why.
+#[derive(Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) receipt: Receipt,
+    pub(crate) error: String,
+}
+
+#[derive(Debug)]
+struct Unparsed {
+    rank: i64,
+    pos: i64,
+    payload: String,
+    headers: Option<String>,
+    message: Message,
+}
+
+pub(crate) fn claim(tx: &Tx<'_>, claim: &Claim) -> Outcome<Leased> {
+    let queue = tx.queue(&claim.queue)?;
+    if let Some(worker) = claim.worker {
+        check_worker(tx, worker, queue.id)?;
+    }
+    if queue.paused {
+        return Ok(Leased::default());
+    }
+    let now = tx.now(claim.now);
+    let next_due = take_in(tx, queue.id, now)?;
+    let messages = lease(tx, claim, &queue, now)?;
+    let next_due = next_due.filter(|_| messages.is_empty());
+    let due_in = next_due.map(|due| Duration::from_micros(due.saturating_sub(now).max(0) as u64));
+    Ok(Leased { messages, due_in })
+}
+
+impl Leased {
+    pub(crate) fn parse(self) -> (Claimed, Vec<Unreadable>) {
+        let mut messages = Vec::with_capacity(self.messages.len());
+        let mut unreadable = Vec::new();
+        for Unparsed { payload, headers, message, .. } in self.messages {
+            match parse_stored(&payload, headers.as_deref()) {
+                Ok((payload, headers)) => messages.push(Message { payload, headers, ..message }),
+                Err(error) => unreadable.push(Unreadable { receipt: message.receipt, error }),
+            }
+        }
+        (Claimed { messages, due_in: self.due_in }, unreadable)
+    }
+}
+
+fn check_worker(tx: &Tx<'_>, id: WorkerId, queue: i64) -> Outcome<()> {
+    let worker = workers::registered(tx, id, queue)?;
+    if worker.state != WorkerState::Ready {
+        return Err(worker.not_ready().into());
+    }
+    Ok(())
+}
+
+/// Makes ready what is due by now, and returns when the next message will be. Looks before it
+/// writes: an idle poll changes nothing and syncs nothing.
+fn take_in(tx: &Tx<'_>, queue: i64, now: i64) -> Outcome<Option<i64>> {
+    type Earliest = (Option<i64>, Option<i64>, Option<i64>);
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+    let (delayed, leased, spent): Earliest =
+        tx.first(sql::NEXT_DUE, [queue], read)?.unwrap_or_default();
+    let is_due = |at: Option<i64>| at.is_some_and(|at| at <= now);
+    let due = (queue, now, DUE_PER_CLAIM as i64);
+    if is_due(delayed) {
+        tx.run(sql::PROMOTE_DELAYED, due)?;
+        tx.run(sql::DELETE_PROMOTED_DELAYED, due)?;
+    }
+    if is_due(leased) {
+        tx.run(sql::PROMOTE_LEASES, due)?;
+        tx.run(sql::DELETE_PROMOTED_LEASES, due)?;
+    }
+    if is_due(spent) {
+        for lease in Lease::take_spent(tx, queue, now, BURIED_PER_CLAIM)? {
+            lease.bury(tx, LEASE_EXPIRED, now)?;
+        }
+    }
+    Ok([delayed, leased].into_iter().flatten().min())
+}
+
+fn lease(tx: &Tx<'_>, claim: &Claim, queue: &QueueRow, now: i64) -> Outcome<Vec<Unparsed>> {
+    let timeout = claim.timeout.map_or(queue.visibility_timeout_us, |timeout| timeout.micros());
+    let visible_at = now + timeout;
+    let (claimed_at, ends_at) = (instant(now, 0)?, instant(visible_at, 0)?);
+    let mut messages = tx.all(sql::CLAIM, (queue.id, claim.limit.count() as i64), |row| {
+        let id = MessageId(row.get(0)?);
+        let rank = row.get(1)?;
+        let message = Message {
+            id,
+            queue: claim.queue.clone(),
+            payload: serde_json::Value::Null,
+            headers: serde_json::Map::new(),
+            priority: priority(rank),
+            enqueued_at: time(row, 6)?,
+            claimed_at,
+            visible_at: ends_at,
+            attempts: row.get::<_, u32>(3)? + 1,
+            max_attempts: row.get(4)?,
+            worker: claim.worker,
+            last_error: row.get(5)?,
+            receipt: Receipt { id, token: 0 },
+        };
+        let (headers, payload) = (row.get(7)?, row.get(8)?);
+        Ok(Unparsed { rank, pos: row.get(2)?, payload, headers, message })
+    })?;
+    let Some((rank, pos)) = messages.last().map(|last| (last.rank, last.pos)) else {
+        return Ok(messages);
+    };
+    let first = tx.take_numbers(messages.len())?;
+    let mut insert = tx.prepare(sql::LEASE)?;
+    let worker = claim.worker.map(|worker| worker.0);
+    for (token, Unparsed { rank, message, .. }) in (first..).zip(&mut messages) {
+        message.receipt.token = token;
+        let Message { id, attempts, max_attempts, last_error, .. } = &*message;
+        insert.execute(params![
+            id.0,
+            queue.id,
+            *rank,
+            token,
+            attempts,
+            max_attempts,
+            visible_at,
+            now,
+            worker,
+            last_error
+        ])?;
+    }
+    if tx.run(sql::DELETE_CLAIMED, (queue.id, rank, pos))? != messages.len() {
+        let reason = "a ready message has no row in pgqrs_messages".into();
+        return Err(Error::SchemaDrift { findings: vec![reason] }.into());
+    }
+    Ok(messages)
+}
+
+fn priority(rank: i64) -> Priority {
+    let level = i64::from(Priority::HIGHEST.level()) - rank;
+    u8::try_from(level).ok().and_then(|level| Priority::new(level).ok()).unwrap_or_default()
+}
