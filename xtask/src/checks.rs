@@ -1,0 +1,87 @@
+//! What CI checks.
+
+use crate::{
+    Failure, prerequisites, size,
+    steps::{Steps, command, output, show},
+};
+
+/// Crates that the core must not depend on.
+const DRIVERS: [&str; 9] = [
+    "deadpool-postgres",
+    "diesel",
+    "libsqlite3-sys",
+    "mysql_async",
+    "postgres",
+    "redb",
+    "rusqlite",
+    "sqlx",
+    "tokio-postgres",
+];
+
+/// How much is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Scope {
+    /// Everything.
+    #[default]
+    Whole,
+    /// What a change breaks most often.
+    Quick,
+}
+
+/// How the checks are to run.
+#[derive(Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) scope: Scope,
+    /// Further major versions for the Postgres tests.
+    pub(crate) postgres: Vec<u32>,
+}
+
+/// Runs every check, also after one has failed.
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    let mut steps = Steps::default();
+    steps.step("prerequisites", prerequisites::provide);
+    if steps.failed() {
+        return steps.finish();
+    }
+    steps.step("format", || cargo("fmt --all --check"));
+    steps.step("sizes", size::check);
+    steps.step("no database driver in the core", core_without_driver);
+    steps.step("lints", || cargo("clippy --workspace --all-targets --all-features -- -D warnings"));
+    let tests = "test --workspace --all-features --no-fail-fast";
+    match options.scope {
+        Scope::Quick => {
+            steps.step("tests", || cargo(&format!("{tests} --lib --bins --tests --examples")));
+        }
+        Scope::Whole => {
+            steps.step("tests and doc tests", || cargo(tests));
+            steps.step("documentation", || {
+                let mut doc = command("cargo doc --workspace --all-features --no-deps");
+                show(doc.env("RUSTDOCFLAGS", "-D warnings"))
+            });
+            steps.step("quickstart", || {
+                cargo("run --quiet --package pgqrs-sqlite --example quickstart -- xtask/src")
+            });
+        }
+    }
+    for version in &options.postgres {
+        steps.step(&format!("Postgres {version}"), || {
+            let mut tests = command("cargo test --package pgqrs-postgres --no-fail-fast");
+            show(tests.env("PGQRS_TEST_POSTGRES_VERSION", version.to_string()))
+        });
+    }
+    steps.finish()
+}
+
+fn cargo(arguments: &str) -> Result<(), Failure> {
+    show(&mut command(&format!("cargo {arguments}")))
+}
+
+fn core_without_driver() -> Result<(), Failure> {
+    let tree = output(&mut command("cargo tree --package pgqrs --edges normal --prefix none"))?;
+    let crates = tree.lines().filter_map(|line| line.split(' ').next());
+    let found: Vec<&str> = crates.filter(|name| DRIVERS.contains(name)).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(format!("pgqrs depends on {}; see `cargo tree -p pgqrs -e normal`", found.join(", ")))
+}
