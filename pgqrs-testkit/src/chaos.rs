@@ -7,12 +7,11 @@
 //!
 //! ```no_run
 //! # async fn connect(url: String) -> pgqrs::MemoryStore { pgqrs::MemoryStore::new() }
-//! use std::sync::Arc;
 //! use pgqrs_testkit::chaos::{self, Plan, Program};
 //!
 //! #[test]
 //! fn chaos() {
-//!     let url = "sqlite:jobs.db".to_owned();
+//!     let url = "sqlite:///jobs.db".to_owned();
 //!     chaos::check(Plan::of(4), Program { test: "chaos_child", url }, connect);
 //! }
 //!

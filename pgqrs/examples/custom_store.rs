@@ -18,12 +18,11 @@ async fn main() -> Result<(), HandlerError> {
     let store = RedbStore::open(std::env::temp_dir().join("pgqrs-custom-store.redb"))?;
     pgqrs::admin(&store).create_queue("greetings").await?;
     pgqrs::enqueue().messages(["Ada", "Grace", "Barbara"]).to("greetings").execute(&store).await?;
-    let done = pgqrs::dequeue()
-        .from("greetings")
-        .batch(3)
-        .handle(|msg| async move { Ok(println!("Hello, {}!", msg.payload)) })
-        .execute(&store)
-        .await?;
+    let greet = |msg: Message| async move {
+        println!("Hello, {}!", msg.payload);
+        Ok(())
+    };
+    let done = pgqrs::dequeue().from("greetings").batch(3).handle(greet).execute(&store).await?;
     println!("{done} handled: {:#?}", pgqrs::admin(&store).metrics().await?);
     Ok(())
 }
