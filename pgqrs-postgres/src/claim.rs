@@ -1,47 +1,83 @@
 //! Leasing ready messages.
 
-use std::{
-    collections::HashMap,
-    sync::{MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use pgqrs::{
     Action, BURIED_PER_CLAIM, Claim, Claimed, DUE_PER_CLAIM, Error, LEASE_EXPIRED, Message,
     MessageId, Priority, QueueName, Receipt, Result, RetryDecision, Settle, Settlement,
-    VisibilityTimeout, WorkerId, WorkerState,
+    VisibilityTimeout, WorkerId, WorkerState, parse_stored,
 };
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
 
 use crate::{error::column, pool::params, queues::not_found, settle, store::Inner, workers};
 
-/// With the database's clock, what is due is taken in at most this often per queue.
-const PROMOTE_EVERY: Duration = Duration::from_millis(100);
-/// … and again when a claim comes back short, unless this fresh.
-const PROMOTE_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// With the database's clock, what is due is looked for at most this often per queue and store: a
+/// long transaction elsewhere makes each look walk over what has become dead since it began.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What a store knows of the messages of a queue that become ready by themselves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Due {
+    looked: Instant,
+    next: Option<Instant>,
+    /// The last claim was full: the queue is busy, and claims do not see what is due behind it.
+    is_busy: bool,
+}
+
+impl Due {
+    /// What it knows of `queue`; nothing yet: everything may be due.
+    fn of(store: &Inner, queue: &QueueName) -> Self {
+        let never = Self { looked: store.started, next: None, is_busy: true };
+        store.due().get(queue).copied().unwrap_or(never)
+    }
+
+    fn remember(self, store: &Inner, queue: &QueueName) {
+        store.due().insert(queue.clone(), self);
+    }
+}
+
+/// Takes note of a message that will be due in `delay`.
+pub(crate) fn will_be_due(store: &Inner, queue: &QueueName, delay: Duration) {
+    if let Some(due) = store.due().get_mut(queue) {
+        let at = Instant::now().checked_add(delay);
+        due.next = due.next.into_iter().chain(at).min();
+    }
+}
 
 pub(crate) async fn claim(store: &Inner, claim: &Claim) -> Result<Claimed> {
     let limit = claim.limit.count();
-    if claim.now.is_some() || is_promotion_older_than(store, claim, PROMOTE_EVERY) {
+    if claim.now.is_some() {
         promote(store, claim).await?;
+        return Ok(take(store, claim, limit, true).await?.claimed);
     }
-    let mut claimed = take(store, claim, limit).await?;
-    let is_short = claimed.messages.len() < limit && claim.now.is_none();
-    if is_short
-        && is_promotion_older_than(store, claim, PROMOTE_AGAIN_AFTER)
-        && promote(store, claim).await? > 0
-    {
-        let more = take(store, claim, limit - claimed.messages.len()).await?;
-        claimed.messages.extend(more.messages);
-        claimed.due_in = more.due_in.filter(|_| claimed.messages.is_empty());
+    let mut due = Due::of(store, &claim.queue);
+    let mut look = due.looked.elapsed() > LOOK_EVERY || due.looked == store.started;
+    if look && due.is_busy {
+        promote(store, claim).await?;
+        (due.looked, look) = (Instant::now(), false);
     }
-    Ok(claimed)
+    let mut taken = take(store, claim, limit, look).await?;
+    if taken.is_overdue {
+        promote(store, claim).await?;
+        let rest = limit - taken.claimed.messages.len();
+        let more = take(store, claim, rest, true).await?;
+        taken.claimed.messages.extend(more.claimed.messages);
+        taken.claimed.due_in = more.claimed.due_in;
+    }
+    let Taken { claimed: Claimed { messages, due_in }, .. } = taken;
+    due.is_busy = messages.len() == limit;
+    if look {
+        due.looked = Instant::now();
+        due.next = due_in.and_then(|due_in| due.looked.checked_add(due_in));
+    }
+    due.remember(store, &claim.queue);
+    let due_in = due.next.map(|next| next.saturating_duration_since(Instant::now()));
+    Ok(Claimed { due_in: due_in.filter(|_| messages.is_empty()), messages })
 }
 
-/// Takes into the ready messages of the queue what has become due; returns how many.
-async fn promote(store: &Inner, claim: &Claim) -> Result<i64> {
-    let begun = Instant::now();
+/// Takes into the ready messages of the queue what has become due.
+async fn promote(store: &Inner, claim: &Claim) -> Result<()> {
     let parameters = params![
         claim.queue.as_str(),
         claim.now,
@@ -50,30 +86,28 @@ async fn promote(store: &Inner, claim: &Claim) -> Result<i64> {
         LEASE_EXPIRED,
         claim.worker.map(|worker| worker.0),
     ];
-    let row = store.pool.query_one(&store.sql.promote_due, parameters).await?;
-    promotions(store).insert(claim.queue.clone(), begun);
-    column(&row, "promoted")
+    store.pool.query(&store.sql.promote_due, parameters).await.map(drop)
 }
 
-fn is_promotion_older_than(store: &Inner, claim: &Claim, age: Duration) -> bool {
-    promotions(store).get(&claim.queue).is_none_or(|last| last.elapsed() > age)
+/// What one statement claimed, and whether promotion would bring more.
+#[derive(Debug, Default)]
+struct Taken {
+    claimed: Claimed,
+    is_overdue: bool,
 }
 
-fn promotions(store: &Inner) -> MutexGuard<'_, HashMap<QueueName, Instant>> {
-    store.promoted.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn take(store: &Inner, claim: &Claim, limit: usize) -> Result<Claimed> {
+async fn take(store: &Inner, claim: &Claim, limit: usize, look: bool) -> Result<Taken> {
     let parameters = params![
         claim.queue.as_str(),
         claim.worker.map(|worker| worker.0),
         limit as i64,
         claim.timeout.map(VisibilityTimeout::micros),
         claim.now,
+        look,
     ];
     let rows = store.pool.query(&store.sql.claim, parameters).await?;
     let Some(first) = rows.first() else {
-        return Ok(Claimed::default());
+        return Ok(Taken::default());
     };
     if !column::<bool>(first, "found")? {
         return Err(not_found(&claim.queue));
@@ -82,7 +116,9 @@ async fn take(store: &Inner, claim: &Claim, limit: usize) -> Result<Claimed> {
         check(worker, first)?;
     }
     let due_in_us: Option<i64> = column(first, "due_in_us")?;
-    let due_in = due_in_us.map(|us| Duration::from_micros(us.unsigned_abs()));
+    let is_overdue = due_in_us.is_some_and(|us| us <= 0)
+        || column::<Option<bool>>(first, "spent")?.unwrap_or_default();
+    let due_in = due_in_us.map(|us| Duration::from_micros(us.max(0).unsigned_abs()));
     let mut claimed = Claimed { messages: Vec::new(), due_in };
     let mut unreadable = Vec::new();
     for row in &rows {
@@ -102,7 +138,8 @@ async fn take(store: &Inner, claim: &Claim, limit: usize) -> Result<Claimed> {
         let settle = Settle { settlements: unreadable, now: claim.now };
         settle::settle(store, &settle).await?;
     }
-    Ok(claimed)
+    claimed.due_in = claimed.due_in.filter(|_| claim.now.is_none() || claimed.messages.is_empty());
+    Ok(Taken { claimed, is_overdue })
 }
 
 fn check(worker: WorkerId, row: &Row) -> Result<()> {
@@ -122,15 +159,8 @@ type Contents = (Value, Map<String, Value>);
 
 /// Payload and headers, or what does not parse.
 fn contents(row: &Row) -> Result<Result<Contents, String>> {
-    let payload: String = column(row, "payload")?;
-    let headers: Option<String> = column(row, "headers")?;
-    let parse = || {
-        let payload = serde_json::from_str(&payload)
-            .map_err(|error| format!("payload does not parse: {error}"))?;
-        let headers = headers.as_deref().map_or_else(|| Ok(Map::new()), serde_json::from_str);
-        Ok((payload, headers.map_err(|error| format!("headers do not parse: {error}"))?))
-    };
-    Ok(parse())
+    let headers: Option<&str> = column(row, "headers")?;
+    Ok(parse_stored(column(row, "payload")?, headers))
 }
 
 fn message(claim: &Claim, row: &Row, receipt: Receipt, contents: Contents) -> Result<Message> {

@@ -1,21 +1,13 @@
 //! Adding messages.
 
-use pgqrs::{BatchSize, Enqueue, Error, Json, MessageId, Result};
+use pgqrs::{Enqueue, Error, Json, MessageId, NewMessage, Result};
 
-use crate::{
-    error::column,
-    pool::params,
-    queues::{checked_attempts, not_found},
-    store::Inner,
-};
+use crate::{error::column, group::Call, pool::params, queues::not_found, store::Inner};
 
+/// Adds messages, which have been checked but for their sizes.
 pub(crate) async fn enqueue(store: &Inner, enqueue: &Enqueue) -> Result<Vec<MessageId>> {
     let messages = &enqueue.messages;
-    BatchSize::new(messages.len())?;
-    let max_attempts = messages
-        .iter()
-        .map(|message| message.max_attempts.map(checked_attempts).transpose())
-        .collect::<Result<Vec<_>>>()?;
+    let max_attempts = messages.iter().map(|message| message.max_attempts.map(|max| max as i16));
     let headers = messages.iter().map(|message| message.headers.as_ref().map(Json::as_str));
     let parameters = params![
         enqueue.queue.as_str(),
@@ -23,7 +15,7 @@ pub(crate) async fn enqueue(store: &Inner, enqueue: &Enqueue) -> Result<Vec<Mess
         headers.collect::<Vec<_>>(),
         messages.iter().map(|message| message.priority.level().into()).collect::<Vec<i16>>(),
         messages.iter().map(|message| message.delay.micros()).collect::<Vec<_>>(),
-        max_attempts,
+        max_attempts.collect::<Vec<_>>(),
         enqueue.now,
     ];
     let row = store.pool.query_one(&store.sql.enqueue, parameters).await?;
@@ -41,4 +33,31 @@ pub(crate) async fn enqueue(store: &Inner, enqueue: &Enqueue) -> Result<Vec<Mess
     }
     let ids: Option<Vec<i64>> = column(&row, "ids")?;
     Ok(ids.unwrap_or_default().into_iter().map(MessageId).collect())
+}
+
+impl Call for Enqueue {
+    type Answer = Vec<MessageId>;
+
+    fn rows(&self) -> usize {
+        self.messages.len()
+    }
+
+    fn bytes(&self) -> usize {
+        let headers = |message: &NewMessage| message.headers.as_ref().map_or(0, Json::size);
+        self.messages.iter().map(|message| message.payload.size() + headers(message)).sum()
+    }
+
+    fn shares_with(&self, first: &Self) -> bool {
+        self.queue == first.queue
+    }
+
+    fn joined_by(&self, others: &[Self]) -> Self {
+        let messages = others.iter().flat_map(|call| call.messages.iter().cloned());
+        Self { messages: self.messages.iter().cloned().chain(messages).collect(), ..self.clone() }
+    }
+
+    fn split(calls: &[Self], answer: Vec<MessageId>) -> Vec<Vec<MessageId>> {
+        let mut ids = answer.into_iter();
+        calls.iter().map(|call| ids.by_ref().take(call.messages.len()).collect()).collect()
+    }
 }

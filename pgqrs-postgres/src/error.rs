@@ -4,7 +4,7 @@ use std::error::Error as _;
 
 use deadpool_postgres::{PoolError, TimeoutType};
 use pgqrs::Error;
-use tokio_postgres::{Row, error::SqlState, types::FromSqlOwned};
+use tokio_postgres::{Row, error::SqlState, types::FromSql};
 
 /// The error of a statement or a connection.
 pub(crate) fn from_driver(error: tokio_postgres::Error) -> Error {
@@ -80,7 +80,7 @@ pub(crate) fn sqlstate(error: &Error) -> Option<&SqlState> {
 }
 
 /// The value of a column.
-pub(crate) fn column<T: FromSqlOwned>(row: &Row, name: &str) -> pgqrs::Result<T> {
+pub(crate) fn column<'r, T: FromSql<'r>>(row: &'r Row, name: &str) -> pgqrs::Result<T> {
     row.try_get(name).map_err(from_driver)
 }
 

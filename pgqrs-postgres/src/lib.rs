@@ -16,6 +16,8 @@
 mod claim;
 mod enqueue;
 mod error;
+mod group;
+mod listen;
 mod migrate;
 mod options;
 mod pool;
@@ -23,11 +25,12 @@ mod queues;
 mod reads;
 mod settle;
 mod sql;
+mod statements;
 mod store;
 mod sweep;
 mod tls;
 mod url;
 mod workers;
 
-pub use options::{Options, StatementMode};
+pub use options::{Notifications, Options, StatementMode};
 pub use store::{Postgres, PostgresStore, connect};

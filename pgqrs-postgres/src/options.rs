@@ -12,6 +12,11 @@ pub struct Options {
     pub pool_size: usize,
     /// Whether statements are prepared.
     pub statements: StatementMode,
+    /// Whether processes wake one another by LISTEN and NOTIFY; without it they poll.
+    pub notifications: Notifications,
+    /// Where to LISTEN, if the store's URL leads through a transaction pooler, which never
+    /// delivers; by default the store's URL.
+    pub listen_url: Option<String>,
     /// How long a connection may take to be made; 5 seconds by default.
     pub connect_timeout: Duration,
     /// How long a statement may take, and how long a call waits for a free connection; 30 seconds
@@ -26,10 +31,22 @@ impl Default for Options {
             schema: "pgqrs".into(),
             pool_size: 8,
             statements: StatementMode::default(),
+            notifications: Notifications::default(),
+            listen_url: None,
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(30),
         }
     }
+}
+
+/// Whether processes wake one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Notifications {
+    /// By LISTEN, on one connection per store while anything waits, and NOTIFY.
+    #[default]
+    On,
+    /// Not at all: run loops poll.
+    Off,
 }
 
 /// Whether statements are prepared once per connection, or sent anew each time.

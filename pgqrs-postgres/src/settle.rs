@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use pgqrs::{
-    Action, BatchSize, Delay, LeaseLost, MessageId, Receipt, Result, RetryDecision, Settle,
-    Settled, Settlement, cut_error,
+    Action, Delay, LeaseLost, MessageId, Receipt, Result, RetryDecision, Settle, Settled,
+    Settlement, cut_error,
 };
 use tokio_postgres::Row;
 
 use crate::{
-    error::{column, out_of_range},
+    error::column,
+    group::Call,
     pool::{Session, params},
     store::Inner,
 };
@@ -17,12 +18,8 @@ use crate::{
 type Outcomes = Vec<Result<Settled, LeaseLost>>;
 
 pub(crate) async fn settle(store: &Inner, settle: &Settle) -> Result<Outcomes> {
-    let count = settle.settlements.len();
-    if count > BatchSize::MAX.count() {
-        return Err(out_of_range("settlements", count, "0 to 10000"));
-    }
-    // One settlement is one statement that writes, if any: it needs no transaction.
-    if count <= 1 {
+    // One statement that writes, or statements that may be repeated, need no transaction.
+    if settle.settlements.len() <= 1 || is_repeatable(settle) {
         let mut session = store.pool.session().await?;
         let settled = settle_with(store, &mut session, settle).await;
         session.finish();
@@ -33,12 +30,62 @@ pub(crate) async fn settle(store: &Inner, settle: &Settle) -> Result<Outcomes> {
     tx.end(settled).await
 }
 
+/// Whether all of it is archives, or all extensions: done again they answer the same.
+fn is_repeatable(settle: &Settle) -> bool {
+    let mut actions = settle.settlements.iter().map(|settlement| &settlement.action);
+    actions.clone().all(|action| matches!(action, Action::Archive))
+        || actions.all(|action| matches!(action, Action::Extend(_)))
+}
+
+/// What shares a statement.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Archive,
     Delete,
     GiveBack,
     Extend,
+}
+
+impl Kind {
+    fn of(action: &Action) -> Self {
+        match action {
+            Action::Archive => Self::Archive,
+            Action::Delete => Self::Delete,
+            Action::Release(_) | Action::Fail { .. } => Self::GiveBack,
+            Action::Extend(_) => Self::Extend,
+        }
+    }
+}
+
+impl Call for Vec<Settlement> {
+    type Answer = Outcomes;
+
+    fn rows(&self) -> usize {
+        self.len()
+    }
+
+    fn bytes(&self) -> usize {
+        let bytes = |settlement: &Settlement| match &settlement.action {
+            Action::Fail { error, .. } => error.len(),
+            _ => 0,
+        };
+        self.iter().map(bytes).sum()
+    }
+
+    fn shares_with(&self, first: &Self) -> bool {
+        let mut kinds = self.iter().chain(first).map(|settlement| Kind::of(&settlement.action));
+        let kind = kinds.next();
+        kinds.all(|other| Some(other) == kind)
+    }
+
+    fn joined_by(&self, others: &[Self]) -> Self {
+        self.iter().chain(others.iter().flatten()).cloned().collect()
+    }
+
+    fn split(calls: &[Self], answer: Outcomes) -> Vec<Outcomes> {
+        let mut outcomes = answer.into_iter();
+        calls.iter().map(|call| outcomes.by_ref().take(call.len()).collect()).collect()
+    }
 }
 
 /// Settlements of one kind, at most one for each receipt, in the order of ids: batches that meet
@@ -91,13 +138,10 @@ fn next_round(settlements: Numbered<'_>) -> (BTreeMap<Kind, Group<'_>>, Numbered
             later.push((index, settlement));
             continue;
         }
-        let kind = match settlement.action {
-            Action::Archive => Kind::Archive,
-            Action::Delete => Kind::Delete,
-            Action::Release(_) | Action::Fail { .. } => Kind::GiveBack,
-            Action::Extend(_) => Kind::Extend,
-        };
-        round.entry(kind).or_default().insert(settlement.receipt, (index, &settlement.action));
+        round
+            .entry(Kind::of(&settlement.action))
+            .or_default()
+            .insert(settlement.receipt, (index, &settlement.action));
     }
     (round, later)
 }

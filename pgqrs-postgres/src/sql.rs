@@ -5,6 +5,8 @@
 //! `ctid = ANY (ARRAY (…))`, a plan that depends on no statistics. Everything in one statement sees
 //! one snapshot, from before its own writes.
 
+use crate::statements::statements;
+
 /// Parts of several statements, written `{name}` in them.
 const PARTS: &[(&str, &str)] = &[
     (
@@ -30,6 +32,12 @@ const PARTS: &[(&str, &str)] = &[
     // A hundred years are for ever: more would overflow.
     ("{retention}", "least(q.retention_us, 3155760000000000) * interval '1 microsecond'"),
     (
+        "{is_dead}",
+        "state <> 'stopped' AND heartbeat_at
+          + least(heartbeat_timeout_us, 3155760000000000) * interval '1 microsecond'
+          < coalesce($1, now())",
+    ),
+    (
         "{settled}",
         "{schema}.leases l USING unnest($1, $2) AS r (id, token)
     WHERE l.id = r.id AND l.token = r.token",
@@ -49,45 +57,12 @@ FROM {schema}.workers w JOIN {schema}.queues q ON q.id = w.queue_id",
     ),
 ];
 
-macro_rules! statements {
-    ($($(#[$doc:meta])* $name:ident = $sql:expr;)*) => {
-        /// The statements, rendered for one schema.
-        #[derive(Debug)]
-        pub(crate) struct Statements {
-            schema: String,
-            $($(#[$doc])* pub(crate) $name: String,)*
-        }
-
-        impl Statements {
-            /// Renders them for the schema of this name.
-            pub(crate) fn new(schema: &str) -> Self {
-                let schema = format!("\"{}\"", schema.replace('"', "\"\""));
-                Self { $($name: render($sql, &schema),)* schema }
-            }
-
-            /// Renders other SQL for the same schema.
-            pub(crate) fn render(&self, sql: &str) -> String {
-                render(sql, &self.schema)
-            }
-        }
-    };
-}
-
-/// Puts parts and schema in. A sequence is named in a string, where quotes stand doubled.
-fn render(sql: &str, schema: &str) -> String {
-    let parts = |sql: String, (name, part): &(&str, &str)| sql.replace(name, part);
-    let quoted = format!("'{}.", schema.replace('\'', "''"));
-    let sql = PARTS.iter().fold(sql.to_owned(), parts);
-    sql.replace("'{schema}.", &quoted).replace("{schema}", schema)
-}
-
 statements! {
     /// $1: the schema's name.
     installed = "
 SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS schema_exists,
-       EXISTS (SELECT FROM pg_catalog.pg_class c
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-               WHERE n.nspname = $1 AND c.relname = 'schema_migrations') AS installed";
+       EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+                 ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'schema_migrations') AS installed";
 
     create_schema = "CREATE SCHEMA {schema}";
 
@@ -97,7 +72,7 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS schema
 INSERT INTO {schema}.schema_migrations (version, name, checksum, applied_at)
 VALUES ($1, $2, $3, now())";
 
-    /// The names of tables and valid indexes, and `table.column`.
+    /// Names of tables and valid indexes, and `table.column`.
     objects = "
 WITH c AS (
     SELECT c.oid, c.relname::text, c.relkind FROM pg_catalog.pg_class c
@@ -129,6 +104,9 @@ SET paused = coalesce($2, paused), visibility_timeout_us = coalesce($3, visibili
     retention_us = CASE WHEN $6 THEN $7 ELSE retention_us END
 WHERE name = $1
 RETURNING {queue}";
+
+    /// $1: the channel.
+    notify = "SELECT pg_notify($1, '')::text";
 
     /// Enqueue, redrive and register hold the row FOR KEY SHARE: none is in flight after this.
     lock_queue = "SELECT id FROM {schema}.queues WHERE name = $1 FOR UPDATE";
@@ -281,9 +259,11 @@ WITH q AS MATERIALIZED (
 )
 SELECT count(*) AS promoted FROM promoted";
 
-    /// Always answers with at least one row, which says why nothing was claimed, and when something
-    /// will be due. The worker's row is locked: its stop, suspension and replacement wait for the
-    /// claim, or are seen by it.
+    /// Answers with at least one row, which says why nothing was claimed; asked to look ($6), and
+    /// short, also when the next message becomes ready by itself, which may be past. A lease begins
+    /// no earlier than its message became ready: now() is when this statement began, and another
+    /// claim may have promoted since what expired since. The worker's row is locked: its stop,
+    /// suspension and replacement wait for the claim, or are seen by it.
     claim = "
 WITH q AS MATERIALIZED (
     SELECT id, paused, visibility_timeout_us FROM {schema}.queues WHERE name = $1
@@ -299,23 +279,28 @@ WITH q AS MATERIALIZED (
     ORDER BY rank, pos LIMIT $3 FOR UPDATE SKIP LOCKED
 ), taken AS (
     DELETE FROM {schema}.ready WHERE ctid = ANY (ARRAY (SELECT ctid FROM picked))
-    RETURNING id, queue_id, rank, pos, attempts, max_attempts, last_error
+    RETURNING id, queue_id, rank, pos, attempts, max_attempts, visible_at, last_error
 ), leased AS (
     {into_leases}
     SELECT id, nextval('{schema}.sequence'), queue_id, rank, attempts + 1, max_attempts,
-           coalesce($5, now()) + (SELECT timeout FROM open), coalesce($5, now()), $2, last_error
-    FROM (SELECT * FROM taken ORDER BY rank, pos) ordered
+           since + (SELECT timeout FROM open), since, $2, last_error
+    FROM (SELECT *, greatest(coalesce($5, now()), visible_at) AS since
+          FROM taken ORDER BY rank, pos) ordered
     RETURNING id, token, rank, attempts, max_attempts, visible_at, claimed_at, last_error
+), look AS MATERIALIZED (
+    SELECT $6 AND (SELECT count(*) FROM leased) < $3 AS short
 )
 SELECT q.id IS NOT NULL AS found, w.state AS worker_state, w.replaced_by,
-       CASE WHEN NOT EXISTS (SELECT FROM leased) THEN (1000000 * extract(epoch FROM least(
+       CASE WHEN (SELECT short FROM look) THEN (1000000 * extract(epoch FROM least(
            (SELECT visible_at FROM {schema}.delayed
-            WHERE queue_id = (SELECT id FROM open) AND visible_at > coalesce($5, now())
-            ORDER BY visible_at LIMIT 1),
+            WHERE queue_id = (SELECT id FROM open) ORDER BY visible_at LIMIT 1),
            (SELECT visible_at FROM {schema}.leases
             WHERE queue_id = (SELECT id FROM open) AND NOT last_attempt
-              AND visible_at > coalesce($5, now())
             ORDER BY visible_at LIMIT 1)) - coalesce($5, now())))::bigint END AS due_in_us,
+       CASE WHEN (SELECT short FROM look) THEN coalesce((
+           SELECT visible_at FROM {schema}.leases
+           WHERE queue_id = (SELECT id FROM open) AND last_attempt
+           ORDER BY visible_at LIMIT 1) <= coalesce($5, now()), false) END AS spent,
        l.id, l.token, l.attempts, l.max_attempts, l.visible_at, l.claimed_at, l.last_error,
        m.priority, m.enqueued_at, m.payload, m.headers
 FROM (SELECT) one
@@ -498,10 +483,16 @@ RETURNING registered_at";
 
     move_worker = "
 UPDATE {schema}.workers
-SET state = $2, heartbeat_at = coalesce($3, now()),
-    stopped_at = CASE WHEN $2 = 'stopped' THEN coalesce($3, now()) END
+SET state = $2, stopped_at = CASE WHEN $2 = 'stopped' THEN coalesce($3, now()) END
 WHERE id = $1
-RETURNING heartbeat_at, stopped_at";
+RETURNING stopped_at";
+
+    heartbeat = "
+UPDATE {schema}.workers w SET heartbeat_at = coalesce($3, now())
+FROM {schema}.queues q
+WHERE w.id = $1 AND q.id = w.queue_id AND q.name = $2 AND w.state <> 'stopped'
+RETURNING w.id, w.kind, w.host, w.port, q.name, w.queue_id, w.state, w.heartbeat_timeout_us,
+          w.registered_at, w.heartbeat_at, w.stopped_at, w.replaced_by";
 
     stop_worker = "
 UPDATE {schema}.workers SET state = 'stopped', stopped_at = coalesce($2, now()), replaced_by = $3
@@ -544,6 +535,19 @@ WHERE ($1 IS NULL OR q.name = $1) AND ($2 IS NULL OR w.state = $2)
   AND ($3 IS NULL OR w.id = $3) AND ($4 IS NULL OR w.id > $4)
 ORDER BY w.id LIMIT $5";
 
+    /// What of a sweep there is to do: mostly nothing, and then this is all of it. $2 as below.
+    sweep_due = "
+SELECT EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
+           SELECT FROM {schema}.leases WHERE queue_id = q.id AND last_attempt
+             AND visible_at <= coalesce($1, now()) ORDER BY visible_at LIMIT 1) l) AS spent,
+       EXISTS (SELECT FROM {schema}.workers WHERE {is_dead}) AS dead_workers,
+       EXISTS (SELECT FROM {schema}.workers WHERE state = 'stopped'
+           AND stopped_at + $2 * interval '1 microsecond' <= coalesce($1, now())) AS old_workers,
+       EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
+           SELECT FROM {schema}.archive WHERE queue_id = q.id
+             AND archived_at <= coalesce($1, now()) - {retention}
+           ORDER BY archived_at LIMIT 1) a WHERE q.retention_us IS NOT NULL) AS old_archive";
+
     bury_spent = "
 WITH spent AS MATERIALIZED (
     SELECT l.row FROM {schema}.queues q CROSS JOIN LATERAL (
@@ -565,9 +569,7 @@ SELECT count(*) AS buried FROM buried";
 
     dead_workers = "
 SELECT id, queue_id FROM {schema}.workers
-WHERE state <> 'stopped'
-  AND heartbeat_at + least(heartbeat_timeout_us, 3155760000000000) * interval '1 microsecond'
-      < coalesce($1, now())
+WHERE {is_dead}
 ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED";
 
     /// $3: how long stopped workers are kept, in microseconds.
@@ -585,8 +587,7 @@ SELECT count(*) AS removed FROM removed";
 WITH old AS MATERIALIZED (
     SELECT a.id FROM {schema}.queues q CROSS JOIN LATERAL (
         SELECT id FROM {schema}.archive
-        WHERE queue_id = q.id AND archived_at <= coalesce($1, now())
-              - {retention}
+        WHERE queue_id = q.id AND archived_at <= coalesce($1, now()) - {retention}
         ORDER BY archived_at LIMIT $2 FOR UPDATE SKIP LOCKED
     ) a
     LIMIT $2

@@ -3,21 +3,30 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use async_trait::async_trait;
 use pgqrs::{
-    ArchiveFilter, ArchivedMessage, Backend, Claim, Claimed, Configure, CreateQueue, DeleteQueue,
-    Enqueue, Error, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter, Purge, Queue,
-    QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, Settle, Settled, Store,
-    StoreSettings, Sweep, Swept, Transition, UpdateQueue, WorkerFilter, WorkerRecord,
+    ArchiveFilter, ArchivedMessage, Backend, Claim, Claimed, Configure, CreateQueue, Delay,
+    DeleteQueue, Enqueue, Error, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter,
+    Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, Settle, Settled,
+    Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue, Wakeups, WorkerChange,
+    WorkerFilter, WorkerRecord,
 };
 use tokio_postgres::error::SqlState;
 
 use crate::{
-    Options, claim, enqueue, error, migrate, pool::Pool, queues, reads, settle, sql::Statements,
+    Options,
+    claim::{self, Due},
+    enqueue, error,
+    group::Group,
+    listen::{self, Listener},
+    migrate,
+    pool::Pool,
+    queues, reads, settle,
+    sql::Statements,
     sweep, url, workers,
 };
 
@@ -32,8 +41,11 @@ pub(crate) struct Inner {
     pub(crate) pool: Pool,
     pub(crate) sql: Statements,
     pub(crate) schema: String,
-    /// When this store last took in what was due in a queue.
-    pub(crate) promoted: Mutex<HashMap<QueueName, Instant>>,
+    pub(crate) listener: Listener,
+    pub(crate) started: Instant,
+    due: Mutex<HashMap<QueueName, Due>>,
+    enqueues: Group<Enqueue>,
+    settles: Group<Vec<Settlement>>,
 }
 
 /// Connects to the database that `url` names: [`PostgresStore::connect`] with default [`Options`].
@@ -59,17 +71,45 @@ impl PostgresStore {
             return Err(url::invalid("a schema's name has 1 to 63 bytes"));
         }
         let config = target.config.clone();
-        let (pool, sql) = (Pool::new(target, &options)?, Statements::new(&schema));
-        let inner = Arc::new(Inner { pool, sql, schema, promoted: Mutex::default() });
+        let listening = options.listen_url.as_deref().map_or(Ok(target.clone()), url::parse)?;
+        let listener = Listener::new(listening, &schema, options.notifications)?;
+        let inner = Arc::new(Inner {
+            pool: Pool::new(target, &options)?,
+            sql: Statements::new(&schema),
+            schema,
+            listener,
+            started: Instant::now(),
+            due: Mutex::default(),
+            enqueues: Group::default(),
+            settles: Group::default(),
+        });
         inner.repeat(|| migrate::check_version(&inner)).await?;
         inner.pool.choose_mode(config).await;
         Ok(Self { inner })
     }
 }
 
+impl PostgresStore {
+    /// Wakes the run loops that wait for `queue`, in every process: for messages that were enqueued
+    /// in a transaction of the caller's or by SQL, which nothing tells of. Call it after the commit;
+    /// without it they are found by polling.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn notify(&self, queue: &QueueName) -> Result<()> {
+        self.inner.listener.signals.notify(queue);
+        listen::send(&self.inner, queue).await
+    }
+}
+
 impl Inner {
     pub(crate) fn schema_missing(&self) -> Error {
         Error::SchemaMissing { schema: self.schema.clone() }
+    }
+
+    /// What is known of the messages of each queue that become ready by themselves.
+    pub(crate) fn due(&self) -> MutexGuard<'_, HashMap<QueueName, Due>> {
+        self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a call, again where the database undid it and asks for that.
@@ -129,6 +169,9 @@ impl Backend for Postgres {
 
 #[async_trait]
 impl Store for PostgresStore {
+    fn wakeups(&self, queue: &QueueName) -> Option<Wakeups> {
+        Some(listen::subscribe(&self.inner, queue))
+    }
     async fn install(&self) -> Result<()> {
         self.inner.repeat(|| migrate::install(&self.inner)).await
     }
@@ -154,13 +197,47 @@ impl Store for PostgresStore {
         self.inner.repeat(|| queues::metrics(&self.inner, &filter)).await
     }
     async fn enqueue(&self, enqueue: Enqueue) -> Result<Vec<MessageId>> {
-        self.inner.repeat(|| enqueue::enqueue(&self.inner, &enqueue)).await
+        // The limit stands in the database; the statement looks at it.
+        enqueue.check(usize::MAX)?;
+        let (queue, store) = (enqueue.queue.clone(), self.inner.clone());
+        let delay = enqueue.messages.iter().map(|message| message.delay).min().unwrap_or_default();
+        let ids = if enqueue.now.is_some() {
+            store.repeat(|| enqueue::enqueue(&store, &enqueue)).await?
+        } else {
+            let run = move |enqueue: Enqueue| {
+                let store = store.clone();
+                async move { store.repeat(|| enqueue::enqueue(&store, &enqueue)).await }
+            };
+            self.inner.enqueues.call(enqueue, run).await?
+        };
+        if delay == Delay::ZERO {
+            listen::notify(&self.inner, &queue);
+        } else {
+            claim::will_be_due(&self.inner, &queue, delay.duration());
+        }
+        Ok(ids)
     }
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
         self.inner.repeat(|| claim::claim(&self.inner, &claim)).await
     }
     async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {
-        self.inner.repeat(|| settle::settle(&self.inner, &settle)).await
+        settle.check()?;
+        let has_freed = settle.frees_messages();
+        let store = self.inner.clone();
+        let outcomes = if settle.now.is_some() || settle.settlements.is_empty() {
+            store.repeat(|| settle::settle(&store, &settle)).await?
+        } else {
+            let run = move |settlements: Vec<Settlement>| {
+                let store = store.clone();
+                let settle = Settle { settlements, now: None };
+                async move { store.repeat(|| settle::settle(&store, &settle)).await }
+            };
+            self.inner.settles.call(settle.settlements, run).await?
+        };
+        if has_freed {
+            listen::notify_all(&self.inner);
+        }
+        Ok(outcomes)
     }
     async fn messages(&self, filter: MessageFilter) -> Result<Vec<LiveMessage>> {
         self.inner.repeat(|| reads::messages(&self.inner, &filter)).await
@@ -169,21 +246,35 @@ impl Store for PostgresStore {
         self.inner.repeat(|| reads::archive(&self.inner, &filter)).await
     }
     async fn redrive(&self, redrive: Redrive) -> Result<Vec<MessageId>> {
-        self.inner.repeat(|| reads::redrive(&self.inner, &redrive)).await
+        let ids = self.inner.repeat(|| reads::redrive(&self.inner, &redrive)).await?;
+        listen::notify(&self.inner, &redrive.queue);
+        Ok(ids)
     }
     async fn purge(&self, purge: Purge) -> Result<u64> {
         self.inner.repeat(|| queues::purge(&self.inner, &purge)).await
     }
     async fn register(&self, register: Register) -> Result<WorkerRecord> {
-        self.inner.repeat(|| workers::register(&self.inner, &register)).await
+        let record = self.inner.repeat(|| workers::register(&self.inner, &register)).await?;
+        if register.port != 0 {
+            listen::notify(&self.inner, &register.queue);
+        }
+        Ok(record)
     }
     async fn transition(&self, transition: Transition) -> Result<WorkerRecord> {
-        self.inner.repeat(|| workers::transition(&self.inner, &transition)).await
+        let record = self.inner.repeat(|| workers::transition(&self.inner, &transition)).await?;
+        if transition.change == WorkerChange::Stop {
+            listen::notify(&self.inner, &transition.queue);
+        }
+        Ok(record)
     }
     async fn workers(&self, filter: WorkerFilter) -> Result<Vec<WorkerRecord>> {
         self.inner.repeat(|| workers::read(&self.inner, &filter)).await
     }
     async fn sweep(&self, sweep: Sweep) -> Result<Swept> {
-        self.inner.repeat(|| sweep::sweep(&self.inner, sweep)).await
+        let swept = self.inner.repeat(|| sweep::sweep(&self.inner, sweep)).await?;
+        if swept.released > 0 {
+            listen::notify_all(&self.inner);
+        }
+        Ok(swept)
     }
 }

@@ -12,21 +12,26 @@ use crate::{
 pub(crate) async fn sweep(store: &Inner, sweep: Sweep) -> Result<Swept> {
     let (sql, pool) = (&store.sql, &store.pool);
     let (now, limit) = (sweep.now, sweep.limit.count() as i64);
-    let mut swept = Swept::default();
-
-    let row = pool.query_one(&sql.bury_spent, params![now, limit, LEASE_EXPIRED]).await?;
-    swept.buried = column::<i64>(&row, "buried")?.cast_unsigned();
-
-    let mut tx = pool.begin().await?;
-    let stopped = stop_dead(store, &mut tx, sweep, &mut swept).await;
-    tx.end(stopped).await?;
-
     let kept = STOPPED_WORKERS_KEPT.as_micros() as i64;
-    let row = pool.query_one(&sql.remove_workers, params![now, limit, kept]).await?;
-    swept.workers_removed = column::<i64>(&row, "removed")?.cast_unsigned();
-
-    let row = pool.query_one(&sql.remove_archived, params![now, limit]).await?;
-    swept.archive_removed = column::<i64>(&row, "removed")?.cast_unsigned();
+    let mut swept = Swept::default();
+    let due = pool.query_one(&sql.sweep_due, params![now, kept]).await?;
+    if column(&due, "spent")? {
+        let row = pool.query_one(&sql.bury_spent, params![now, limit, LEASE_EXPIRED]).await?;
+        swept.buried = column::<i64>(&row, "buried")?.cast_unsigned();
+    }
+    if column(&due, "dead_workers")? {
+        let mut tx = pool.begin().await?;
+        let stopped = stop_dead(store, &mut tx, sweep, &mut swept).await;
+        tx.end(stopped).await?;
+    }
+    if column(&due, "old_workers")? {
+        let row = pool.query_one(&sql.remove_workers, params![now, limit, kept]).await?;
+        swept.workers_removed = column::<i64>(&row, "removed")?.cast_unsigned();
+    }
+    if column(&due, "old_archive")? {
+        let row = pool.query_one(&sql.remove_archived, params![now, limit]).await?;
+        swept.archive_removed = column::<i64>(&row, "removed")?.cast_unsigned();
+    }
     Ok(swept)
 }
 

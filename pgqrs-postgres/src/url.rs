@@ -9,7 +9,7 @@ use tokio_postgres::{
 use crate::tls::{Tls, Trust};
 
 /// What a URL says.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) config: Config,
     pub(crate) tls: Tls,

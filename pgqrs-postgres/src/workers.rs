@@ -27,6 +27,14 @@ pub(crate) async fn register(store: &Inner, register: &Register) -> Result<Worke
 }
 
 pub(crate) async fn transition(store: &Inner, transition: &Transition) -> Result<WorkerRecord> {
+    let Transition { worker, queue, change, now } = transition;
+    if *change == WorkerChange::Heartbeat {
+        let parameters = params![worker.0, queue.as_str(), *now];
+        let rows = store.pool.query(&store.sql.heartbeat, parameters).await?;
+        if let Some(row) = rows.first() {
+            return record(row);
+        }
+    }
     let mut tx = store.pool.begin().await?;
     let moved = transition_in(store, &mut tx, transition).await;
     tx.end(moved).await
@@ -110,7 +118,7 @@ async fn register_in(
         port: *port,
         queue: queue.clone(),
         state: WorkerState::Ready,
-        heartbeat_timeout: *heartbeat_timeout,
+        heartbeat_timeout: timeout.map(|timeout| Duration::from_micros(timeout.unsigned_abs())),
         registered_at,
         heartbeat_at: registered_at,
         stopped_at: None,
@@ -136,7 +144,6 @@ async fn transition_in(
     record.state = record.transition(*change)?;
     let parameters = params![worker.0, record.state.as_str(), *now];
     let moved = tx.query_one(&store.sql.move_worker, parameters).await?;
-    record.heartbeat_at = column(&moved, "heartbeat_at")?;
     record.stopped_at = column(&moved, "stopped_at")?;
     if *change == WorkerChange::Stop {
         let queue = column(row, "queue_id")?;

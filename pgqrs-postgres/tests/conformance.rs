@@ -1,4 +1,4 @@
-//! The contract, on Postgres.
+//! The contract, on Postgres: case by case, by random programs, and under concurrent stress.
 
 use pgqrs_postgres::PostgresStore;
 use pgqrs_testkit::server::Database;
@@ -9,3 +9,5 @@ async fn fresh() -> (PostgresStore, Database) {
 }
 
 pgqrs_testkit::conformance!(fresh);
+pgqrs_testkit::model!(fresh);
+pgqrs_testkit::stress!(fresh);

@@ -7,7 +7,7 @@ use pgqrs::{
     Store,
 };
 use pgqrs_postgres::{Options, PostgresStore, StatementMode};
-use pgqrs_testkit::server::{Database, database};
+use pgqrs_testkit::server::{self, Cluster, Database, database};
 use tokio_postgres::{Client, NoTls};
 
 #[tokio::test]
@@ -69,6 +69,24 @@ async fn a_role_that_does_not_exist_is_refused() {
 }
 
 #[tokio::test]
+async fn a_wrong_password_is_told_and_never_shown() {
+    let hba = vec!["host all guarded 127.0.0.1/32 scram-sha-256".into()];
+    let cluster = Cluster::start(server::Options { hba, ..Default::default() }).await.unwrap();
+    let database = cluster.database().await.unwrap();
+    let role = "CREATE ROLE guarded LOGIN PASSWORD 'open sesame'";
+    client(&database).await.batch_execute(role).await.unwrap();
+    let url = |login: &str| database.url().replace("//postgres@", &format!("//guarded{login}@"));
+    pgqrs_postgres::connect(&url(":open%20sesame")).await.unwrap();
+    for login in [":open%20barley", ""] {
+        let error = pgqrs_postgres::connect(&url(login)).await.unwrap_err();
+        assert!(matches!(error, Error::PermissionDenied { .. }), "{login}: {error:?}");
+        assert!(error.to_string().contains("check user and password"), "{login}: {error}");
+        let text = format!("{error} {error:?}");
+        assert!(!text.contains("barley"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_stuck_call_times_out_and_its_connection_is_not_reused() {
     let database = database().await.unwrap();
     let options =
@@ -94,26 +112,71 @@ async fn a_stuck_call_times_out_and_its_connection_is_not_reused() {
 async fn a_dropped_call_is_cancelled_and_its_connection_is_not_reused() {
     let database = database().await.unwrap();
     let store = installed(&database, Options { pool_size: 1, ..Options::default() }).await;
+    store.enqueue(one_message()).await.unwrap();
     let mut blocker = client(&database).await;
     let lock = blocker.transaction().await.unwrap();
-    lock.batch_execute("LOCK TABLE pgqrs.messages").await.unwrap();
+    lock.batch_execute("LOCK TABLE pgqrs.leases").await.unwrap();
 
     let call = tokio::spawn({
         let store = store.clone();
-        async move { store.enqueue(one_message()).await }
+        async move { store.claim(one_claim()).await }
     });
-    let observer = client(&database).await;
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-    while observer.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
-        tokio::task::yield_now().await;
-    }
+    until_blocked(&database).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
 
     assert_eq!(store.queues(QueueFilter::default()).await.unwrap().len(), 1);
     lock.rollback().await.unwrap();
     until_idle(&database).await;
-    assert_eq!(live(&store).await, 0, "the dropped enqueue took effect");
+    assert_eq!(store.claim(one_claim()).await.unwrap().messages.len(), 1, "nobody else claimed it");
+}
+
+#[tokio::test]
+async fn a_dropped_enqueue_happens_wholly() {
+    let database = database().await.unwrap();
+    let store = installed(&database, Options::default()).await;
+    let mut blocker = client(&database).await;
+    let lock = blocker.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE pgqrs.messages").await.unwrap();
+    let call = tokio::spawn({
+        let store = store.clone();
+        async move { store.enqueue(one_message()).await }
+    });
+    until_blocked(&database).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    lock.rollback().await.unwrap();
+    until_idle(&database).await;
+    assert_eq!(live(&store).await, 1);
+}
+
+/// Calls that share a statement: the error goes to the one whose data it is.
+#[tokio::test]
+async fn a_message_that_is_too_large_sinks_no_other() {
+    let database = database().await.unwrap();
+    let store = installed(&database, Options { pool_size: 1, ..Options::default() }).await;
+    let mut blocker = client(&database).await;
+    let lock = blocker.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE pgqrs.messages").await.unwrap();
+    let mut calls = Vec::new();
+    for number in 0..20 {
+        let size = if number == 7 { pgqrs::DEFAULT_PAYLOAD_LIMIT } else { 10 };
+        let payload = Json::new(&"x".repeat(size)).unwrap();
+        let enqueue = Enqueue { messages: vec![NewMessage::new(payload)], ..one_message() };
+        let store = store.clone();
+        calls.push(tokio::spawn(async move { store.enqueue(enqueue).await }));
+    }
+    // The first ones wait for the lock, the others for them: these share a statement.
+    until_blocked(&database).await;
+    lock.rollback().await.unwrap();
+    for (number, call) in calls.into_iter().enumerate() {
+        match (number, call.await.unwrap()) {
+            (7, Err(Error::PayloadTooLarge { index: 0, .. })) => {}
+            (7, other) => panic!("{other:?}"),
+            (_, outcome) => assert_eq!(outcome.unwrap().len(), 1),
+        }
+    }
+    assert_eq!(live(&store).await, 19);
 }
 
 #[tokio::test]
@@ -187,6 +250,20 @@ async fn until_idle(database: &Database) {
                   AND pid <> pg_backend_pid()";
     let observer = client(database).await;
     while observer.query_one(busy, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn one_claim() -> Claim {
+    let queue = one_message().queue;
+    Claim { queue, worker: None, limit: BatchSize::ONE, timeout: None, now: None }
+}
+
+/// Waits until a statement waits for a lock.
+async fn until_blocked(database: &Database) {
+    let observer = client(database).await;
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    while observer.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 0 {
         tokio::task::yield_now().await;
     }
 }

@@ -10,6 +10,9 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 #[allow(dead_code, unreachable_pub, reason = "the text the store runs, not a copy")]
 #[path = "../src/sql.rs"]
 mod sql;
+#[allow(unreachable_pub, reason = "what sql.rs is written with")]
+#[path = "../src/statements.rs"]
+mod statements;
 
 const BACKLOG: &str = "
 INSERT INTO {schema}.messages (id, queue_id, priority, max_attempts, enqueued_at, payload)
@@ -35,6 +38,7 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
     let store = pgqrs_postgres::connect(database.url()).await.unwrap();
     store.install().await.unwrap();
     pgqrs::admin(&store).create_queue("deep").await.unwrap();
+    pgqrs::admin(&store).create_queue("empty").await.unwrap();
     let (client, connection) = tokio_postgres::connect(database.url(), NoTls).await.unwrap();
     tokio::spawn(connection);
     let sql = sql::Statements::new("pgqrs");
@@ -57,9 +61,15 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
     let statements = [
         (
             &sql.claim,
-            "text, int8, int8, int8, timestamptz".into(),
-            "'deep', NULL, 100, NULL, NULL".into(),
+            "text, int8, int8, int8, timestamptz, bool".into(),
+            "'deep', NULL, 100, NULL, NULL, true".into(),
         ),
+        (
+            &sql.claim,
+            "text, int8, int8, int8, timestamptz, bool".into(),
+            "'empty', NULL, 100, NULL, NULL, true".into(),
+        ),
+        (&sql.sweep_due, "timestamptz, int8".into(), "NULL, 1".into()),
         (
             &sql.promote_due,
             "text, timestamptz, int8, int8, text, int8".into(),
@@ -81,7 +91,7 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
         (&sql.archived, format!("{held}, timestamptz"), format!("{ids}, {tokens}, NULL")),
         (&sql.bury_spent, "timestamptz, int8, text".into(), "NULL, 100, 'x'".into()),
     ];
-    let statements: [(&String, String, String); 9] = statements;
+    let statements: [(&String, String, String); 11] = statements;
     for statistics in ["", "ANALYZE pgqrs.messages, pgqrs.ready, pgqrs.delayed, pgqrs.leases"] {
         client.batch_execute(statistics).await.unwrap();
         for mode in ["force_generic_plan", "force_custom_plan"] {

@@ -1,10 +1,15 @@
 //! Installing, verifying, and what calls say before and after.
 
+use std::{env, process::Stdio};
+
 use futures::future::join_all;
 use pgqrs::{Error, QueueFilter, Store};
 use pgqrs_postgres::{Options, PostgresStore};
 use pgqrs_testkit::server::database;
+use tokio::process::Command;
 use tokio_postgres::NoTls;
+
+const CHILD_URL: &str = "PGQRS_CHILD_URL";
 
 #[tokio::test]
 async fn every_call_before_install_names_it() {
@@ -35,6 +40,33 @@ async fn racing_installers_leave_one_schema() {
     stores[0].verify().await.unwrap();
     stores[0].install().await.unwrap();
     assert_eq!(query(url, "SELECT count(*) FROM pgqrs.schema_migrations").await, 1);
+}
+
+#[tokio::test]
+async fn eight_processes_that_install_at_once_leave_one_schema() {
+    let database = database().await.unwrap();
+    let child = || {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", "child_installs", "--ignored", "--nocapture"]);
+        command.env(CHILD_URL, database.url()).stdout(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let mut children: Vec<_> = (0..8).map(|_| child()).collect();
+    for ended in join_all(children.iter_mut().map(|child| child.wait())).await {
+        assert!(ended.unwrap().success());
+    }
+    let store = pgqrs_postgres::connect(database.url()).await.unwrap();
+    store.verify().await.unwrap();
+    assert_eq!(query(database.url(), "SELECT count(*) FROM pgqrs.schema_migrations").await, 1);
+}
+
+#[tokio::test]
+#[ignore = "a child of eight_processes_that_install_at_once_leave_one_schema"]
+async fn child_installs() {
+    let url = env::var(CHILD_URL).expect("run by a test of this file only");
+    let store = pgqrs_postgres::connect(&url).await.unwrap();
+    store.install().await.unwrap();
+    store.verify().await.unwrap();
 }
 
 #[tokio::test]

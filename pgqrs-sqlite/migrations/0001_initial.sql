@@ -91,7 +91,8 @@ CREATE TABLE pgqrs_delayed (
 
 CREATE INDEX pgqrs_delayed_due ON pgqrs_delayed (queue_id, visible_at);
 
--- outcome: 0 done, 1 dead.
+-- outcome: 0 done, 1 dead. Without rowid because INSERT ... SELECT into a table with one copies every
+-- page that it writes, so that it can be undone by itself.
 CREATE TABLE pgqrs_archive (
     id          INTEGER PRIMARY KEY,
     queue_id    INTEGER NOT NULL,
@@ -102,7 +103,7 @@ CREATE TABLE pgqrs_archive (
     claimed_at  INTEGER,
     archived_at INTEGER NOT NULL,
     last_error  TEXT
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 -- Retention, purge and the counts of the metrics.
 CREATE INDEX pgqrs_archive_age ON pgqrs_archive (queue_id, outcome, archived_at);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pgqrs::{
     BURIED_PER_CLAIM, Claim, Claimed, DUE_PER_CLAIM, Error, LEASE_EXPIRED, Message, MessageId,
-    Priority, Receipt, WorkerId, WorkerState, parse_stored,
+    Priority, Receipt, WorkerId, parse_stored,
 };
 use rusqlite::params;
 
@@ -71,11 +71,10 @@ impl Leased {
 }
 
 fn check_worker(tx: &Tx<'_>, id: WorkerId, queue: i64) -> Outcome<()> {
-    let worker = workers::registered(tx, id, queue)?;
-    if worker.state != WorkerState::Ready {
-        return Err(worker.not_ready().into());
+    match tx.first(sql::IS_READY, (id.0, queue), |row| row.get(0))? {
+        Some(true) => Ok(()),
+        _ => Err(workers::registered(tx, id, queue)?.not_ready().into()),
     }
-    Ok(())
 }
 
 /// Makes ready what is due by now, and returns when the next message will be. Looks before it

@@ -51,7 +51,7 @@ impl Lease {
     /// Makes the message claimable after `delay`, behind all that is ready by now. The receipt is
     /// dead.
     pub(crate) fn give_back(&self, tx: &Tx<'_>, delay: Delay, now: i64) -> Outcome<()> {
-        let sql = if delay == Delay::ZERO { sql::ENQUEUE_READY } else { sql::ENQUEUE_DELAYED };
+        let sql = if delay == Delay::ZERO { sql::READY } else { sql::DELAY };
         let pos = tx.take_numbers(1)?;
         let Self { id, queue, rank, attempts, max_attempts, last_error, .. } = self;
         let visible_at = now + delay.micros();

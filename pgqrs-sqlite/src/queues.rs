@@ -15,11 +15,9 @@ use crate::{
     tx::{Tx, count, instant, maybe_time, parsed, time},
 };
 
-pub(crate) fn configure(tx: &Tx<'_>, configure: Configure) -> Outcome<StoreSettings> {
+pub(crate) fn configure(tx: &Tx<'_>, configure: &Configure) -> Outcome<StoreSettings> {
+    configure.check()?;
     if let Some(limit) = configure.payload_limit {
-        if !(1024..=256 * 1024 * 1024).contains(&limit) {
-            return Err(out_of_range("payload limit", limit, "1 KiB to 256 MiB").into());
-        }
         tx.set_payload_limit(limit as i64)?;
     }
     tx.store_settings()
@@ -27,7 +25,7 @@ pub(crate) fn configure(tx: &Tx<'_>, configure: Configure) -> Outcome<StoreSetti
 
 pub(crate) fn create(tx: &Tx<'_>, create: &CreateQueue) -> Outcome<Queue> {
     let settings = &create.settings;
-    check_max_attempts(settings.max_attempts)?;
+    settings.check()?;
     tx.run(
         sql::CREATE_QUEUE,
         params![
@@ -43,10 +41,10 @@ pub(crate) fn create(tx: &Tx<'_>, create: &CreateQueue) -> Outcome<Queue> {
     find(tx, &create.queue)
 }
 
-pub(crate) fn update(tx: &Tx<'_>, update: UpdateQueue) -> Outcome<Queue> {
+pub(crate) fn update(tx: &Tx<'_>, update: &UpdateQueue) -> Outcome<Queue> {
     let queue = find(tx, &update.queue)?;
-    let settings = update.changes.applied_to(queue.settings);
-    check_max_attempts(settings.max_attempts)?;
+    let settings = update.changes.clone().applied_to(queue.settings);
+    settings.check()?;
     tx.run(
         sql::UPDATE_QUEUE,
         params![
@@ -135,21 +133,6 @@ pub(crate) fn metrics(tx: &Tx<'_>, filter: &MetricsFilter) -> Outcome<Vec<QueueM
         }
         _ => Ok(metrics),
     }
-}
-
-pub(crate) fn check_max_attempts(max_attempts: u32) -> pgqrs::Result<()> {
-    if !(1..=QueueSettings::MAX_ATTEMPTS).contains(&max_attempts) {
-        return Err(out_of_range("max_attempts", max_attempts, "1 to 32767"));
-    }
-    Ok(())
-}
-
-pub(crate) fn out_of_range(
-    what: &'static str,
-    value: impl ToString,
-    allowed: &'static str,
-) -> Error {
-    Error::OutOfRange { what, value: value.to_string(), allowed }
 }
 
 fn find(tx: &Tx<'_>, name: &QueueName) -> Outcome<Queue> {

@@ -1,8 +1,8 @@
 //! Settling: each settlement acts on the lease of a current receipt, or not at all.
 
 use pgqrs::{
-    Action, Error, LeaseLost, Outcome as Ended, Receipt, RetryDecision, Settle, Settled,
-    Settlement, cut_error,
+    Action, LeaseLost, Outcome as Ended, Receipt, RetryDecision, Settle, Settled, Settlement,
+    cut_error,
 };
 
 use crate::{
@@ -12,16 +12,25 @@ use crate::{
     tx::{Tx, instant},
 };
 
-const MOST: usize = 10_000;
-
 pub(crate) fn settle(tx: &Tx<'_>, settle: &Settle) -> Outcome<Vec<Result<Settled, LeaseLost>>> {
-    let count = settle.settlements.len();
-    if count > MOST {
-        let (value, allowed) = (count.to_string(), "0 to 10000");
-        return Err(Error::OutOfRange { what: "settlements", value, allowed }.into());
-    }
+    settle.check()?;
     let now = tx.now(settle.now);
-    settle.settlements.iter().map(|settlement| settle_one(tx, settlement, now)).collect()
+    let mut archive = tx.prepare(sql::ARCHIVE_LEASE)?;
+    let mut delete = tx.prepare(sql::DELETE_LEASE)?;
+    let mut outcomes = Vec::with_capacity(settle.settlements.len());
+    for settlement in &settle.settlements {
+        let Receipt { id, token } = settlement.receipt;
+        // The usual case: the others need more statements.
+        let is_archived = settlement.action == Action::Archive
+            && archive.execute((id.0, token, now))? == 1
+            && delete.execute([id.0])? == 1;
+        outcomes.push(if is_archived {
+            Ok(Settled::Archived)
+        } else {
+            settle_one(tx, settlement, now)?
+        });
+    }
+    Ok(outcomes)
 }
 
 fn settle_one(

@@ -1,5 +1,8 @@
 //! Every statement of the backend, in the order of the contract. Times are microseconds since the
 //! epoch; `rank` is 9 - priority; `outcome` is 0 for done, 1 for dead.
+//!
+//! INSERT ... SELECT on the hot path says OR FAIL: a failure undoes the whole request anyway, and to
+//! be able to undo the statement alone, SQLite would copy every page that it writes.
 
 // Settings
 
@@ -89,12 +92,29 @@ INSERT INTO pgqrs_messages
     (id, queue_id, priority, enqueued_at, max_attempts, headers, payload)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
 
+// What was just written becomes claimable. ?1 first id, ?2 last id, ?3 visible_at. One statement for
+// many rows stays at the end of each tree, where one per row would go down it again.
+
 pub(crate) const ENQUEUE_READY: &str = "
+INSERT OR FAIL INTO pgqrs_ready (queue_id, rank, pos, id, attempts, max_attempts, visible_at)
+SELECT queue_id, 9 - priority, id, id, 0, max_attempts, ?3
+FROM pgqrs_messages
+WHERE id BETWEEN ?1 AND ?2";
+
+pub(crate) const ENQUEUE_DELAYED: &str = "
+INSERT INTO pgqrs_delayed (queue_id, rank, pos, id, attempts, max_attempts, visible_at)
+SELECT queue_id, 9 - priority, id, id, 0, max_attempts, ?3
+FROM pgqrs_messages
+WHERE id BETWEEN ?1 AND ?2";
+
+// What comes back becomes claimable again.
+
+pub(crate) const READY: &str = "
 INSERT INTO pgqrs_ready
     (queue_id, rank, pos, id, attempts, max_attempts, visible_at, last_error)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
-pub(crate) const ENQUEUE_DELAYED: &str = "
+pub(crate) const DELAY: &str = "
 INSERT INTO pgqrs_delayed
     (queue_id, rank, pos, id, attempts, max_attempts, visible_at, last_error)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
@@ -115,7 +135,7 @@ SELECT
      ORDER BY visible_at LIMIT 1)";
 
 pub(crate) const PROMOTE_DELAYED: &str = "
-INSERT INTO pgqrs_ready
+INSERT OR FAIL INTO pgqrs_ready
     (queue_id, rank, pos, id, attempts, max_attempts, visible_at, last_error)
 SELECT queue_id, rank, pos, id, attempts, max_attempts, visible_at, last_error
 FROM pgqrs_delayed
@@ -134,7 +154,7 @@ WHERE id IN (
 
 /// The receipt of an expired lease stays current until its message is taken.
 pub(crate) const PROMOTE_LEASES: &str = "
-INSERT INTO pgqrs_ready
+INSERT OR FAIL INTO pgqrs_ready
     (queue_id, rank, pos, id, attempts, max_attempts, visible_at, token, worker_id, claimed_at,
      last_error)
 SELECT queue_id, rank, token, id, attempts, max_attempts, visible_at, token, worker_id, claimed_at,
@@ -199,6 +219,14 @@ WHERE id = ?1 AND token = ?2";
 pub(crate) const DELETE_LEASE: &str = "
 DELETE FROM pgqrs_leases
 WHERE id = ?1";
+
+/// Archives a lease as done where its receipt is current, and leaves its deletion to DELETE_LEASE.
+pub(crate) const ARCHIVE_LEASE: &str = "
+INSERT OR FAIL INTO pgqrs_archive
+    (id, queue_id, outcome, token, attempts, worker_id, claimed_at, archived_at, last_error)
+SELECT id, queue_id, 0, token, attempts, worker_id, claimed_at, ?3, last_error
+FROM pgqrs_leases
+WHERE id = ?1 AND token = ?2";
 
 pub(crate) const TAKE_EXPIRED: &str = "
 DELETE FROM pgqrs_ready
@@ -361,7 +389,12 @@ WHERE queue_id = ?1 AND kind = ?2 AND host = ?3 AND port = ?4
 
 pub(crate) const HEARTBEAT: &str = "
 UPDATE pgqrs_workers
-SET state = ?2, heartbeat_at = ?3
+SET heartbeat_at = ?2
+WHERE id = ?1";
+
+pub(crate) const SET_WORKER_STATE: &str = "
+UPDATE pgqrs_workers
+SET state = ?2
 WHERE id = ?1";
 
 pub(crate) const STOP_WORKER: &str = "
@@ -380,6 +413,11 @@ pub(crate) const TAKE_WORKERS_EXPIRED: &str = "
 DELETE FROM pgqrs_ready
 WHERE worker_id = ?1 AND pos <> id
 RETURNING id, queue_id, rank, token, attempts, max_attempts, worker_id, claimed_at, last_error";
+
+pub(crate) const IS_READY: &str = "
+SELECT state = 'ready'
+FROM pgqrs_workers
+WHERE id = ?1 AND queue_id = ?2";
 
 pub(crate) const WORKER: &str = "
 SELECT w.id, w.kind, w.host, w.port, q.name, w.state, w.heartbeat_timeout_us, w.registered_at,

@@ -56,7 +56,7 @@ impl SqliteStore {
 
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
+        work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
         self.writer.write(work).await
     }
@@ -64,7 +64,7 @@ impl SqliteStore {
     /// A write that may make messages ready.
     async fn freeing<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
+        work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
         let done = self.write(work).await?;
         self.watch.signals.notify_all();
@@ -73,7 +73,7 @@ impl SqliteStore {
 
     async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
+        work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
         match &self.readers {
             Some(readers) => readers.read(work).await,
@@ -111,7 +111,7 @@ impl Store for SqliteStore {
     }
 
     async fn configure(&self, configure: Configure) -> Result<StoreSettings> {
-        self.write(move |tx| queues::configure(tx, configure)).await
+        self.write(move |tx| queues::configure(tx, &configure)).await
     }
 
     async fn create_queue(&self, create: CreateQueue) -> Result<Queue> {
@@ -119,7 +119,7 @@ impl Store for SqliteStore {
     }
 
     async fn update_queue(&self, update: UpdateQueue) -> Result<Queue> {
-        self.write(move |tx| queues::update(tx, update)).await
+        self.write(move |tx| queues::update(tx, &update)).await
     }
 
     async fn delete_queue(&self, delete: DeleteQueue) -> Result<()> {

@@ -11,7 +11,6 @@ use rusqlite::Row;
 use crate::{
     error::Outcome,
     lease::Lease,
-    queues::out_of_range,
     reads::{id_range, limit},
     sql,
     tx::{Tx, count, instant, maybe_time, parsed, time},
@@ -25,10 +24,7 @@ pub(crate) struct Freed {
 }
 
 pub(crate) fn register(tx: &Tx<'_>, register: &Register) -> Outcome<WorkerRecord> {
-    let length = register.host.len();
-    if !(1..=255).contains(&length) {
-        return Err(out_of_range("host length", length, "1 to 255 bytes").into());
-    }
+    register.check()?;
     let now = tx.now(register.now);
     let queue = tx.queue(&register.queue)?.id;
     let Register { kind, host, port, heartbeat_timeout, .. } = register;
@@ -39,8 +35,9 @@ pub(crate) fn register(tx: &Tx<'_>, register: &Register) -> Outcome<WorkerRecord
         tx.run(sql::STOP_WORKER, (earlier, now, Some(id)))?;
         free(tx, earlier, WORKER_REPLACED, now)?;
     }
+    // What would overflow with the time added is as good as for ever.
     let timeout = heartbeat_timeout.map(|timeout| i64::try_from(timeout.as_micros()));
-    let timeout = timeout.map(|micros| micros.unwrap_or(i64::MAX / 2));
+    let timeout = timeout.map(|micros| micros.unwrap_or(i64::MAX).min(i64::MAX / 2));
     tx.run(sql::REGISTER, (id, kind.as_str(), host, port, queue, timeout, now))?;
     registered(tx, WorkerId(id), queue)
 }
@@ -50,18 +47,26 @@ pub(crate) fn transition(tx: &Tx<'_>, transition: &Transition) -> Outcome<Worker
     let queue = tx.queue(&transition.queue)?.id;
     let record = registered(tx, transition.worker, queue)?;
     let state = record.transition(transition.change)?;
-    let heartbeat_at = instant(now, 0)?;
-    tx.run(sql::HEARTBEAT, (record.id.0, state.as_str(), now))?;
-    let record = WorkerRecord { state, heartbeat_at, ..record };
-    if transition.change != WorkerChange::Stop {
-        return Ok(record);
+    let (id, at) = (record.id.0, instant(now, 0)?);
+    let record = WorkerRecord { state, ..record };
+    match transition.change {
+        WorkerChange::Heartbeat => {
+            tx.run(sql::HEARTBEAT, (id, now))?;
+            Ok(WorkerRecord { heartbeat_at: at, ..record })
+        }
+        WorkerChange::Suspend | WorkerChange::Resume => {
+            tx.run(sql::SET_WORKER_STATE, (id, state.as_str()))?;
+            Ok(record)
+        }
+        WorkerChange::Stop => {
+            tx.run(sql::STOP_WORKER, (id, now, None::<i64>))?;
+            for mut lease in Lease::take_of_worker(tx, id)? {
+                lease.attempts = lease.attempts.saturating_sub(1);
+                lease.give_back(tx, Delay::ZERO, now)?;
+            }
+            Ok(WorkerRecord { stopped_at: Some(at), ..record })
+        }
     }
-    tx.run(sql::STOP_WORKER, (record.id.0, now, None::<i64>))?;
-    for mut lease in Lease::take_of_worker(tx, record.id.0)? {
-        lease.attempts = lease.attempts.saturating_sub(1);
-        lease.give_back(tx, Delay::ZERO, now)?;
-    }
-    Ok(WorkerRecord { stopped_at: Some(heartbeat_at), ..record })
 }
 
 pub(crate) fn workers(tx: &Tx<'_>, filter: &WorkerFilter) -> Outcome<Vec<WorkerRecord>> {

@@ -1,5 +1,5 @@
-//! The thread that writes: it takes the requests that are waiting into one transaction, each in a
-//! savepoint of its own, commits, and then answers them all.
+//! The thread that writes: it takes the requests that are waiting into one transaction, commits, and
+//! then answers them all. One that fails sinks nobody else.
 
 use std::{
     fmt,
@@ -28,18 +28,56 @@ const LONGEST_TURN: Duration = Duration::from_millis(5);
 /// The handle of the thread, which ends with the last one.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<Box<dyn Request>>,
 }
 
-/// Runs in the transaction, or learns that there is none, and leaves the answer for after the
-/// commit.
-type Request = Box<dyn FnOnce(Result<&Tx<'_>, Failure>) -> (Verdict, Answer) + Send>;
-type Answer = Box<dyn FnOnce(Result<(), Failure>) + Send>;
+/// A call as the thread sees it.
+trait Request: Send {
+    /// Runs in the transaction, and may be run again after a rollback.
+    fn run(&mut self, tx: &Tx<'_>) -> Verdict;
+    /// Tells the caller, once it is known what became of the transaction.
+    fn answer(self: Box<Self>, commit: Result<(), Failure>);
+}
 
 /// Whether what a request wrote shall stay; if not, SQLite's error if it is to blame.
 enum Verdict {
     Keep,
     Undo(Option<Arc<rusqlite::Error>>),
+}
+
+struct Call<W, T> {
+    work: W,
+    outcome: Option<Outcome<T>>,
+    caller: oneshot::Sender<Outcome<T>>,
+}
+
+impl<W, T> Request for Call<W, T>
+where
+    W: Fn(&Tx<'_>) -> Outcome<T> + Send,
+    T: Send,
+{
+    fn run(&mut self, tx: &Tx<'_>) -> Verdict {
+        let is_gone = self.caller.is_closed();
+        let outcome =
+            if is_gone { Err(ended("the caller is gone").into()) } else { (self.work)(tx) };
+        let verdict = match &outcome {
+            Ok(_) => Verdict::Keep,
+            Err(Failure::Sqlite(error)) => Verdict::Undo(Some(error.clone())),
+            Err(Failure::Queue(_)) => Verdict::Undo(None),
+        };
+        self.outcome = Some(outcome);
+        verdict
+    }
+
+    fn answer(self: Box<Self>, commit: Result<(), Failure>) {
+        let outcome = match (self.outcome, commit) {
+            (Some(Ok(_)) | None, Err(failure)) => Err(failure),
+            (Some(outcome), _) => outcome,
+            (None, Ok(())) => Err(ended("its writer has ended").into()),
+        };
+        // A caller that is gone wants no answer.
+        let _ = self.caller.send(outcome);
+    }
 }
 
 impl Writer {
@@ -60,31 +98,14 @@ impl Writer {
         Ok((Self { requests }, thread))
     }
 
-    /// Runs `work` in a transaction and answers once it is committed. If the caller is dropped,
-    /// `work` runs wholly or not at all.
+    /// Runs `work` in a transaction, again if that must be begun anew, and answers once it is
+    /// committed. If the caller is dropped, `work` takes effect wholly or not at all.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Tx<'_>) -> Outcome<T> + Send + 'static,
+        work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
-        let (answer, answered) = oneshot::channel();
-        let request = move |tx: Result<&Tx<'_>, Failure>| {
-            let outcome = match tx {
-                Ok(_) if answer.is_closed() => Err(ended("the caller is gone").into()),
-                Ok(tx) => work(tx),
-                Err(failure) => Err(failure),
-            };
-            let verdict = match &outcome {
-                Ok(_) => Verdict::Keep,
-                Err(Failure::Sqlite(error)) => Verdict::Undo(Some(error.clone())),
-                Err(Failure::Queue(_)) => Verdict::Undo(None),
-            };
-            let reply = move |commit: Result<(), Failure>| {
-                // A caller that is gone wants no answer.
-                let _ = answer.send(outcome.and_then(|value| commit.map(|()| value)));
-            };
-            (verdict, Box::new(reply) as Answer)
-        };
-        let sent = self.requests.send(Box::new(request)).await;
+        let (caller, answered) = oneshot::channel();
+        let sent = self.requests.send(Box::new(Call { work, outcome: None, caller })).await;
         sent.map_err(|_| ended("its writer has ended"))?;
         Ok(answered.await.map_err(|_| ended("its writer has ended"))??)
     }
@@ -103,23 +124,24 @@ fn ended(reason: &str) -> Error {
 /// The thread's side: one turn, one transaction.
 struct Turns {
     connection: Connection,
-    waiting: mpsc::Receiver<Request>,
+    waiting: mpsc::Receiver<Box<dyn Request>>,
     patience: Duration,
     gaps: Gaps,
 }
 
 impl Turns {
     fn take_all(mut self) {
+        let mut turn = Vec::new();
         while let Some(request) = self.next_request() {
-            let mut answers = Vec::new();
-            let outcome = self.take_one(request, &mut answers);
-            for answer in answers {
-                answer(outcome.as_ref().map(|_| ()).map_err(Failure::shared));
+            turn.push(request);
+            let outcome = self.take(&mut turn);
+            for request in turn.drain(..) {
+                request.answer(outcome.as_ref().map(|_| ()).map_err(Failure::shared));
             }
         }
     }
 
-    fn next_request(&mut self) -> Option<Request> {
+    fn next_request(&mut self) -> Option<Box<dyn Request>> {
         if let Ok(request) = self.waiting.try_recv() {
             self.gaps.leave();
             return Some(request);
@@ -130,70 +152,99 @@ impl Turns {
         request
     }
 
-    fn take_one(&mut self, request: Request, answers: &mut Vec<Answer>) -> Outcome<()> {
-        if let Err(failure) = self.begin().map_err(Failure::from) {
+    /// Takes a turn that has its first request.
+    fn take(&mut self, turn: &mut Vec<Box<dyn Request>>) -> Outcome<()> {
+        if let Err(failure) = self.begin() {
             // They have waited as long as this one.
-            let others = std::iter::from_fn(|| self.waiting.try_recv().ok()).take(WAITING);
-            for request in std::iter::once(request).chain(others) {
-                answers.push(request(Err(failure.shared())).1);
-            }
+            turn.extend(std::iter::from_fn(|| self.waiting.try_recv().ok()).take(WAITING));
             return Err(failure);
         }
         let started = Instant::now();
-        let outcome = self.fill(request, started, answers);
+        let outcome = match self.run_together(turn, started) {
+            Ok(Together::Kept) => self.execute("COMMIT"),
+            Ok(Together::Spoilt) => self.run_apart(turn),
+            Err(failure) => Err(failure),
+        };
         if outcome.is_err() && !self.connection.is_autocommit() {
             // Nothing is left to do about a rollback that fails: the next turn's BEGIN reports it.
-            let _ = self.connection.execute_batch("ROLLBACK");
+            let _ = self.execute("ROLLBACK");
         }
         self.gaps.held(started.elapsed());
         outcome
     }
 
-    fn begin(&mut self) -> rusqlite::Result<()> {
+    /// Runs requests while some are waiting, none of them protected from the others.
+    fn run_together(
+        &mut self,
+        turn: &mut Vec<Box<dyn Request>>,
+        started: Instant,
+    ) -> Outcome<Together> {
+        let tx = Tx::new(&self.connection);
+        let mut next = 0;
+        while let Some(request) = turn.get_mut(next) {
+            let before = self.connection.total_changes();
+            if let Verdict::Undo(error) = request.run(&tx)
+                && (error.is_some() || self.connection.total_changes() != before)
+            {
+                return Ok(Together::Spoilt);
+            }
+            next += 1;
+            if next < PER_COMMIT && started.elapsed() < LONGEST_TURN {
+                turn.extend(self.waiting.try_recv().ok());
+            }
+        }
+        tx.flush()?;
+        Ok(Together::Kept)
+    }
+
+    /// Runs a turn again in which one failed after it had written, each request in a savepoint of
+    /// its own. A savepoint copies every page that is written after it, so they are the exception.
+    fn run_apart(&mut self, turn: &mut [Box<dyn Request>]) -> Outcome<()> {
+        // A full disk and the like have undone the transaction already.
+        if !self.connection.is_autocommit() {
+            self.execute("ROLLBACK")?;
+        }
+        self.begin()?;
+        let tx = Tx::new(&self.connection);
+        for request in turn {
+            self.execute("SAVEPOINT request")?;
+            if let Verdict::Undo(error) = request.run(&tx) {
+                match error {
+                    Some(error) if self.connection.is_autocommit() => {
+                        return Err(Failure::Sqlite(error));
+                    }
+                    _ => self.execute("ROLLBACK TO request")?,
+                }
+                tx.forget_queues();
+            }
+            self.execute("RELEASE request")?;
+        }
+        tx.flush()?;
+        self.execute("COMMIT")
+    }
+
+    fn begin(&mut self) -> Outcome<()> {
         let Self { connection, gaps, patience, .. } = self;
-        patiently(*patience, || {
+        let begun = patiently(*patience, || {
             let begun = connection.prepare_cached("BEGIN IMMEDIATE")?.execute(());
             if begun.as_ref().is_err_and(is_busy) {
                 gaps.contended();
             }
             begun.map(drop)
-        })
+        });
+        Ok(begun?)
     }
 
-    /// Runs requests while some are waiting, then commits. A failure concerns all of them.
-    fn fill(&mut self, first: Request, started: Instant, answers: &mut Vec<Answer>) -> Outcome<()> {
-        let connection = &self.connection;
-        let tx = Tx::new(connection);
-        let (verdict, answer) = first(Ok(&tx));
-        answers.push(answer);
-        // Alone in its transaction, the first request needs no savepoint.
-        if let Verdict::Undo(_) = verdict {
-            return if connection.is_autocommit() {
-                Ok(())
-            } else {
-                tx.run("ROLLBACK", ()).map(drop)
-            };
-        }
-        while answers.len() < PER_COMMIT && started.elapsed() < LONGEST_TURN {
-            let Ok(request) = self.waiting.try_recv() else { break };
-            tx.run("SAVEPOINT request", ())?;
-            let (verdict, answer) = request(Ok(&tx));
-            answers.push(answer);
-            if let Verdict::Undo(error) = verdict {
-                match error {
-                    // A full disk and the like have undone the transaction, savepoints and all.
-                    Some(error) if connection.is_autocommit() => {
-                        return Err(Failure::Sqlite(error));
-                    }
-                    _ => tx.run("ROLLBACK TO request", ())?,
-                };
-                tx.forget_queues();
-            }
-            tx.run("RELEASE request", ())?;
-        }
-        tx.flush()?;
-        tx.run("COMMIT", ()).map(drop)
+    fn execute(&self, sql: &str) -> Outcome<()> {
+        self.connection.prepare_cached(sql)?.execute(())?;
+        Ok(())
     }
+}
+
+enum Together {
+    Kept,
+    /// A request wrote something that it does not want.
+    Spoilt,
 }
 
 /// Gaps between transactions, for the other processes on the file. SQLite's lock has no queue:
@@ -276,8 +327,9 @@ mod tests {
         let (begun, running) = std::sync::mpsc::channel();
         let (go, gate) = std::sync::mpsc::channel::<()>();
         let slow = writer.write(move |tx| {
-            begun.send(()).unwrap();
-            gate.recv().unwrap();
+            // Both ends are gone when it runs again.
+            let _ = begun.send(());
+            let _ = gate.recv();
             number(tx)
         });
         let failing = writer.write(|tx| {
@@ -285,7 +337,7 @@ mod tests {
             tx.run("INSERT INTO nowhere VALUES (1)", ())
         });
         let good = writer.write(number);
-        let open_gate = async {
+        let open_gate = async move {
             tokio::task::spawn_blocking(move || running.recv().unwrap()).await.unwrap();
             go.send(()).unwrap();
         };

@@ -1,4 +1,5 @@
-//! The whole contract, on a file and in memory.
+//! The contract, on a file and in memory: case by case, and on the file by random programs and
+//! under concurrent stress.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -13,6 +14,8 @@ mod file {
     }
 
     pgqrs_testkit::conformance!(fresh);
+    pgqrs_testkit::model!(fresh);
+    pgqrs_testkit::stress!(fresh);
 }
 
 mod memory {

@@ -1,8 +1,9 @@
 //! The contract of [`Store`], case by case.
 //!
 //! [`conformance!`](crate::conformance!) makes one test of every case below; a case is named after
-//! the clause that it proves (`v4_an_expired_lease_is_ready_to_the_microsecond`). [`cases`] lists
-//! them as values. Cases inject every time they need, so none of them waits.
+//! the clause that it proves (`v4_an_expired_lease_is_ready_to_the_microsecond`).
+//! [`cases`](fn@cases) lists them as values. Cases inject every time they need, so none of them
+//! waits.
 //!
 //! A case that needs an optional part which the store lacks prints `SKIP` and the part. All other
 //! cases must pass.

@@ -14,12 +14,14 @@
 //! # fn main() {}
 //! ```
 //!
-//! - [`conformance`]: the named cases, one or more per clause; time is injected, nothing sleeps.
-//! - [`model`]: random programs that run on the store and on a model of it, and shrink when the
-//!   two differ.
+//! - [`conformance`](mod@conformance): the named cases, one or more per clause; time is injected,
+//!   nothing sleeps.
+//! - [`model`](mod@model): random programs that run on the store and on a model of it, and shrink
+//!   when the two differ.
 //! - [`history`]: a concurrent stress whose recorded history is checked afterwards.
 //! - [`chaos`]: processes that are killed in the middle of their work.
 //! - [`mutants`]: stores with one planted bug each, by which the kit proves itself.
+//! - [`workers`]: run loops in processes that are frozen, killed and asked to stop.
 //! - [`server`]: a throwaway Postgres server for tests.
 
 pub mod chaos;
@@ -28,3 +30,4 @@ pub mod history;
 pub mod model;
 pub mod mutants;
 pub mod server;
+pub mod workers;

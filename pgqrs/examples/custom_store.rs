@@ -633,9 +633,10 @@ impl Store for RedbStore {
             let mut worker = tx.worker(transition.worker, &transition.queue)?;
             // The core knows which moves are legal, and the error of each that is not (W1).
             worker.state = worker.transition(transition.change)?;
-            worker.heartbeat_at = tx.now;
-            if transition.change == WorkerChange::Stop {
-                tx.stop(&mut worker, None)?;
+            match transition.change {
+                WorkerChange::Heartbeat => worker.heartbeat_at = tx.now,
+                WorkerChange::Stop => drop(tx.stop(&mut worker, None)?),
+                WorkerChange::Suspend | WorkerChange::Resume => {}
             }
             tx.save(WORKERS, worker.id.0, &worker)?;
             Ok(worker)

@@ -311,7 +311,7 @@ pub struct Redrive {
 /// A choice of dead letters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DeadLetters {
-    /// The oldest, at most this many.
+    /// The oldest, by id, at most this many.
     Oldest(BatchSize),
     /// These.
     Ids(Vec<MessageId>),
@@ -346,7 +346,7 @@ pub struct Register {
     pub port: u16,
     /// The queue it serves.
     pub queue: QueueName,
-    /// How long it may be silent before a sweep stops it; `None`: for ever.
+    /// How long it may be silent before a sweep stops it; `None`: for ever. Any duration is fine.
     pub heartbeat_timeout: Option<Duration>,
     /// The instant to act at.
     pub now: Option<DateTime<Utc>>,
@@ -381,7 +381,7 @@ pub enum WorkerChange {
 /// The maintenance pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sweep {
-    /// How many rows of each kind at most.
+    /// How many rows of each kind at most; a dead worker is one row, whatever it holds.
     pub limit: BatchSize,
     /// The instant to act at.
     pub now: Option<DateTime<Utc>>,

@@ -1,8 +1,12 @@
 //! What a handler may know and do beside its message.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,16 +22,28 @@ pub struct Context {
     attempt: u32,
     worker: Option<WorkerId>,
     cancelled: CancellationToken,
+    wish: Arc<Mutex<Wish>>,
+}
+
+/// What a handler has asked for its lease; its run loop heeds it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish {
+    /// How long renewals are to hold the message: never shorter than the claim did.
+    pub(crate) timeout: VisibilityTimeout,
+    /// How long an extension holds it, by this process's clock.
+    pub(crate) until: Option<Instant>,
 }
 
 impl Context {
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        message: &Message,
-        cancelled: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, message: &Message) -> Self {
         let Message { receipt, attempts, worker, .. } = *message;
-        Self { store, receipt, attempt: attempts, worker, cancelled }
+        let wish = Wish { timeout: message.lease(), until: None };
+        let (wish, cancelled) = (Arc::new(Mutex::new(wish)), CancellationToken::new());
+        Self { store, receipt, attempt: attempts, worker, cancelled, wish }
+    }
+
+    pub(crate) fn wish(&self) -> Wish {
+        *self.locked()
     }
 
     /// Which attempt at the message this is, 1 for the first.
@@ -57,18 +73,33 @@ impl Context {
         &self.cancelled
     }
 
-    /// Holds the message for `timeout` from now, whole microseconds. The run loop renews leases by
-    /// itself; this is for a handler that wants a longer one at once.
+    /// Holds the message for at least `timeout` from now, rounded up to whole microseconds, and
+    /// returns until when. The run loop renews leases by itself; this is for a handler that is about
+    /// to keep the runtime from doing so. Later renewals hold the message as long; a `timeout`
+    /// shorter than the lease the message was claimed with changes nothing of that.
     ///
     /// # Errors
     /// [`Error::LeaseLost`], [`Error::OutOfRange`], [`Error::Unavailable`].
     pub async fn extend(&self, timeout: Duration) -> Result<DateTime<Utc>> {
-        let action = Action::Extend(VisibilityTimeout::new(timeout)?);
-        let settlements = vec![Settlement { receipt: self.receipt, action }];
-        let outcomes = self.store.settle(Settle { settlements, now: None }).await?;
-        match outcomes.into_iter().next() {
-            Some(Ok(Settled::Extended(until))) => Ok(until),
+        let timeout = {
+            // Before it is sent: a renewal that follows must not shorten it.
+            let mut wish = self.locked();
+            wish.timeout = wish.timeout.max(VisibilityTimeout::new(timeout)?);
+            wish.timeout
+        };
+        let sent = Instant::now();
+        let settlement = Settlement { receipt: self.receipt, action: Action::Extend(timeout) };
+        let settle = Settle { settlements: vec![settlement], now: None };
+        match self.store.settle(settle).await?.into_iter().next() {
+            Some(Ok(Settled::Extended(until))) => {
+                self.locked().until = Some(sent + timeout.duration());
+                Ok(until)
+            }
             _ => Err(Error::LeaseLost { id: self.receipt.id }),
         }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Wish> {
+        self.wish.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -9,7 +9,6 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use serde::de::DeserializeOwned;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     Action, Backoff, Context, Delay, Dequeue, HandlerError, LeaseLost, Message, QueueFilter,
@@ -18,7 +17,7 @@ use crate::{
 };
 
 /// Tries of a settle that the store does not answer; repeating one is safe.
-const SETTLE_TRIES: u32 = 5;
+pub(crate) const SETTLE_TRIES: u32 = 5;
 
 /// A dequeue with a handler.
 #[must_use = "nothing is handled before execute(&store) or poll(&store)"]
@@ -55,8 +54,9 @@ impl<H: Handler> Handle<'_, H> {
             let receipts: Vec<_> = group.iter().map(|message| message.receipt).collect();
             let Some(first) = group.first() else { continue };
             let (queue, attempts) = (first.queue.clone(), first.attempts);
-            let context = Context::new(shared.clone(), first, CancellationToken::new());
-            let outcome = leases.kept_while(store, self.handler.handle(group, context)).await;
+            let context = Context::new(shared.clone(), first);
+            let handling = caught(self.handler.handle(group, context.clone()));
+            let outcome = leases.kept_while(store, &context, handling).await;
             let action = match outcome {
                 Ok(Verdict::Archive) => Action::Archive,
                 Ok(Verdict::Release) => Action::Release(Delay::ZERO),
@@ -92,7 +92,7 @@ pub trait Handler: sealed::Sealed + Send + Sync {
         1
     }
 
-    /// Handles one group; a panic counts as an error.
+    /// Handles one group.
     #[doc(hidden)]
     async fn handle(&self, group: Vec<Message>, context: Context) -> Result<Verdict, HandlerError>;
 }
@@ -145,9 +145,6 @@ impl<T, F> EachJson<T, F> {
     }
 }
 
-// In all of them the handler is called inside an async block, so that a panic of the call itself is
-// caught like one of its future.
-
 #[async_trait]
 impl<F, Fut> Handler for Each<F>
 where
@@ -156,7 +153,7 @@ where
 {
     async fn handle(&self, group: Vec<Message>, _: Context) -> Result<Verdict, HandlerError> {
         for message in group {
-            caught(async { (self.0)(message).await }).await?;
+            (self.0)(message).await?;
         }
         Ok(Verdict::Archive)
     }
@@ -170,8 +167,7 @@ where
 {
     async fn handle(&self, group: Vec<Message>, context: Context) -> Result<Verdict, HandlerError> {
         for message in group {
-            let context = context.clone();
-            caught(async { (self.0)(message, context).await }).await?;
+            (self.0)(message, context.clone()).await?;
         }
         Ok(Verdict::Archive)
     }
@@ -188,7 +184,7 @@ where
         for message in group {
             let payload = serde_path_to_error::deserialize(message.payload)
                 .map_err(|error| format!("payload at {}: {}", error.path(), error.inner()))?;
-            caught(async { (self.handler)(payload).await }).await?;
+            (self.handler)(payload).await?;
         }
         Ok(Verdict::Archive)
     }
@@ -205,7 +201,7 @@ where
     }
 
     async fn handle(&self, group: Vec<Message>, _: Context) -> Result<Verdict, HandlerError> {
-        caught(async { (self.handler)(group).await }).await?;
+        (self.handler)(group).await?;
         Ok(Verdict::Archive)
     }
 }
@@ -233,12 +229,11 @@ impl Leases {
         waiting: impl IntoIterator<Item = &'m Vec<Message>>,
         injected: Option<DateTime<Utc>>,
     ) -> Self {
-        let lease = |message: &Message| message.visible_at - message.claimed_at;
-        let timeout = group.first().and_then(|message| lease(message).to_std().ok());
+        let timeout = group.first().map(Message::lease).unwrap_or_default();
         let later = waiting.into_iter().flatten();
         Self {
             receipts: group.iter().chain(later).map(|message| message.receipt).collect(),
-            timeout: timeout.and_then(|t| VisibilityTimeout::new(t).ok()).unwrap_or_default(),
+            timeout,
             injected,
         }
     }
@@ -248,7 +243,12 @@ impl Leases {
     }
 
     /// Renews the leases at a third of their timeout until `handling` is done.
-    async fn kept_while<S, T>(&mut self, store: &S, handling: impl Future<Output = T>) -> T
+    async fn kept_while<S, T>(
+        &mut self,
+        store: &S,
+        context: &Context,
+        handling: impl Future<Output = T>,
+    ) -> T
     where
         S: Store + ?Sized,
     {
@@ -262,7 +262,7 @@ impl Leases {
                 done = &mut handling => return done,
                 () = pause => {}
             }
-            let renewal = self.renew(store);
+            let renewal = self.renew(store, context.wish().timeout);
             tokio::select! {
                 done = &mut handling => return done,
                 () = renewal => {}
@@ -270,9 +270,8 @@ impl Leases {
         }
     }
 
-    async fn renew<S: Store + ?Sized>(&mut self, store: &S) {
-        let extend =
-            |&receipt: &Receipt| Settlement { receipt, action: Action::Extend(self.timeout) };
+    async fn renew<S: Store + ?Sized>(&mut self, store: &S, timeout: VisibilityTimeout) {
+        let extend = |&receipt: &Receipt| Settlement { receipt, action: Action::Extend(timeout) };
         let settlements = self.receipts.iter().map(extend).collect();
         match store.settle(Settle { settlements, now: None }).await {
             Ok(outcomes) => {
@@ -319,9 +318,10 @@ async fn backoff<S: Store + ?Sized>(store: &S, queue: &QueueName) -> Result<Back
     Ok(queue.map(|queue| queue.settings.retry).unwrap_or_default())
 }
 
-async fn caught(
-    handling: impl Future<Output = Result<(), HandlerError>>,
-) -> Result<(), HandlerError> {
+/// Turns a panic into an error, of whatever `handling` runs, its drops included.
+pub(crate) async fn caught(
+    handling: impl Future<Output = Result<Verdict, HandlerError>>,
+) -> Result<Verdict, HandlerError> {
     match AssertUnwindSafe(handling).catch_unwind().await {
         Ok(outcome) => outcome,
         Err(panic) => Err(format!("handler panicked: {}", panic_text(&*panic)).into()),

@@ -4,7 +4,9 @@ mod claim;
 mod state;
 
 use std::{
+    collections::{BTreeMap, btree_map::Range},
     fmt,
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,11 +15,11 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     ArchiveFilter, ArchivedMessage, Claim, Claimed, Configure, CreateQueue, DeleteQueue, Enqueue,
-    Error, LeaseLost, LiveMessage, LiveMessages, MessageFilter, MessageId, MetricsFilter, Purge,
-    PurgeScope, Queue, QueueFilter, QueueMetrics, QueueName, QueueSettings, Reach, Redrive,
-    Register, Result, STOPPED_WORKERS_KEPT, Settle, Settled, Signals, Store, StoreSettings, Sweep,
-    Swept, Transition, UpdateQueue, WORKER_DEAD, WORKER_REPLACED, Wakeups, WorkerChange,
-    WorkerFilter, WorkerRecord, WorkerState, limits::out_of_range, truncate_to_micros,
+    Error, LeaseLost, LiveMessage, LiveMessages, MessageFilter, MessageId, MetricsFilter, Page,
+    Purge, PurgeScope, Queue, QueueFilter, QueueMetrics, QueueName, Reach, Redrive, Register,
+    Result, STOPPED_WORKERS_KEPT, Settle, Settled, Signals, Store, StoreSettings, Sweep, Swept,
+    Transition, UpdateQueue, WORKER_DEAD, WORKER_REPLACED, Wakeups, WorkerChange, WorkerFilter,
+    WorkerRecord, WorkerState, truncate_to_micros,
 };
 use state::State;
 
@@ -97,18 +99,14 @@ impl Store for MemoryStore {
     }
 
     async fn configure(&self, configure: Configure) -> Result<StoreSettings> {
-        let mut state = self.state();
-        if let Some(limit) = configure.payload_limit {
-            if !(1024..=256 * 1024 * 1024).contains(&limit) {
-                return Err(out_of_range("payload limit", limit.to_string(), "1 KiB to 256 MiB"));
-            }
-            state.settings.payload_limit = limit;
-        }
-        Ok(state.settings)
+        configure.check()?;
+        let settings = &mut self.state().settings;
+        settings.payload_limit = configure.payload_limit.unwrap_or(settings.payload_limit);
+        Ok(*settings)
     }
 
     async fn create_queue(&self, create: CreateQueue) -> Result<Queue> {
-        check_settings(&create.settings)?;
+        create.settings.check()?;
         let now = self.now(create.now);
         let mut state = self.state();
         let queue = state.queues.entry(create.queue.clone()).or_insert_with(|| {
@@ -125,7 +123,7 @@ impl Store for MemoryStore {
         let mut state = self.state();
         let queue = &mut state.queue_mut(&update.queue)?.queue;
         let settings = update.changes.applied_to(queue.settings.clone());
-        check_settings(&settings)?;
+        settings.check()?;
         queue.settings = settings;
         Ok(queue.clone())
     }
@@ -146,8 +144,8 @@ impl Store for MemoryStore {
 
     async fn queues(&self, filter: QueueFilter) -> Result<Vec<Queue>> {
         let state = self.state();
-        let chosen = |queue: &&Queue| filter.queue.as_ref().is_none_or(|name| *name == queue.name);
-        Ok(state.queues.values().map(|data| &data.queue).filter(chosen).cloned().collect())
+        let queues = state.queues.values().map(|data| &data.queue);
+        Ok(queues.filter(|queue| filter.matches(queue)).cloned().collect())
     }
 
     async fn metrics(&self, filter: MetricsFilter) -> Result<Vec<QueueMetrics>> {
@@ -173,11 +171,8 @@ impl Store for MemoryStore {
     }
 
     async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {
+        settle.check()?;
         let now = self.now(settle.now);
-        let count = settle.settlements.len();
-        if count > 10_000 {
-            return Err(out_of_range("settlements", count.to_string(), "0 to 10000"));
-        }
         let has_freed = settle.frees_messages();
         let mut state = self.state();
         let outcomes = settle.settlements.into_iter().map(|one| state.settle(one, now)).collect();
@@ -191,29 +186,16 @@ impl Store for MemoryStore {
     async fn messages(&self, filter: MessageFilter) -> Result<Vec<LiveMessage>> {
         let now = self.now(filter.now);
         let state = self.state();
-        let after = filter.page.after.map_or(i64::MIN, |id| id.0.saturating_add(1));
-        let chosen = |message: &LiveMessage| {
-            filter.queue.as_ref().is_none_or(|queue| *queue == message.queue)
-                && filter.state.is_none_or(|state| state == message.state)
-                && filter.id.is_none_or(|id| id == message.id)
-                && filter.worker.is_none_or(|worker| Some(worker) == message.worker)
-        };
-        let page = state.live.range(MessageId(after)..).map(|(id, live)| live.read(*id, now));
-        Ok(page.filter(chosen).take(filter.page.limit.count()).collect())
+        let page = after(&state.live, filter.page).map(|(id, live)| live.read(*id, now));
+        Ok(page.filter(|row| filter.matches(row)).take(filter.page.limit.count()).collect())
     }
 
     async fn archive(&self, filter: ArchiveFilter) -> Result<Vec<ArchivedMessage>> {
         let now = self.now(filter.now);
         let state = self.state();
-        let after = filter.page.after.map_or(i64::MIN, |id| id.0.saturating_add(1));
-        let chosen = |message: &&ArchivedMessage| {
-            filter.queue.as_ref().is_none_or(|queue| *queue == message.queue)
-                && filter.outcome.is_none_or(|outcome| outcome == message.outcome)
-                && filter.id.is_none_or(|id| id == message.id)
-                && state.is_retained(message, now)
-        };
-        let page = state.archive.range(MessageId(after)..).map(|(_, archived)| archived);
-        Ok(page.filter(chosen).take(filter.page.limit.count()).cloned().collect())
+        let shows = |row: &&ArchivedMessage| filter.matches(row) && state.is_retained(row, now);
+        let page = after(&state.archive, filter.page).map(|(_, row)| row).filter(shows);
+        Ok(page.take(filter.page.limit.count()).cloned().collect())
     }
 
     async fn redrive(&self, redrive: Redrive) -> Result<Vec<MessageId>> {
@@ -240,22 +222,12 @@ impl Store for MemoryStore {
     }
 
     async fn register(&self, register: Register) -> Result<WorkerRecord> {
+        register.check()?;
         let now = self.now(register.now);
-        let length = register.host.len();
-        if !(1..=255).contains(&length) {
-            return Err(out_of_range("host length", length.to_string(), "1 to 255 bytes"));
-        }
         let mut state = self.state();
         state.queue(&register.queue)?;
         let id = crate::WorkerId(state.next());
-        let same = |worker: &&WorkerRecord| {
-            register.port != 0
-                && worker.state != WorkerState::Stopped
-                && worker.kind == register.kind
-                && worker.host == register.host
-                && worker.port == register.port
-                && worker.queue == register.queue
-        };
+        let same = |worker: &&WorkerRecord| register.replaces(worker);
         let earlier: Vec<_> = state.workers.values().filter(same).map(|worker| worker.id).collect();
         for replaced in earlier {
             if let Some(worker) = state.workers.get_mut(&replaced) {
@@ -265,20 +237,7 @@ impl Store for MemoryStore {
             state.free_counted(replaced, WORKER_REPLACED, now);
             self.signals.notify_all();
         }
-        let Register { kind, host, port, queue, heartbeat_timeout, .. } = register;
-        let record = WorkerRecord {
-            id,
-            kind,
-            host,
-            port,
-            queue,
-            state: WorkerState::Ready,
-            heartbeat_timeout,
-            registered_at: now,
-            heartbeat_at: now,
-            stopped_at: None,
-            replaced_by: None,
-        };
+        let record = register.into_record(id, now);
         state.workers.insert(id, record.clone());
         Ok(record)
     }
@@ -288,11 +247,14 @@ impl Store for MemoryStore {
         let mut state = self.state();
         let mut record = state.worker(transition.worker, &transition.queue)?.clone();
         record.state = record.transition(transition.change)?;
-        record.heartbeat_at = now;
-        if transition.change == WorkerChange::Stop {
-            record.stopped_at = Some(now);
-            state.release_held(record.id, now);
-            self.signals.notify_all();
+        match transition.change {
+            WorkerChange::Heartbeat => record.heartbeat_at = now,
+            WorkerChange::Stop => {
+                record.stopped_at = Some(now);
+                state.release_held(record.id, now);
+                self.signals.notify_all();
+            }
+            WorkerChange::Suspend | WorkerChange::Resume => {}
         }
         state.workers.insert(record.id, record.clone());
         Ok(record)
@@ -300,14 +262,9 @@ impl Store for MemoryStore {
 
     async fn workers(&self, filter: WorkerFilter) -> Result<Vec<WorkerRecord>> {
         let state = self.state();
-        let after = filter.page.after.map_or(i64::MIN, |id| id.0.saturating_add(1));
-        let chosen = |worker: &&WorkerRecord| {
-            filter.queue.as_ref().is_none_or(|queue| *queue == worker.queue)
-                && filter.state.is_none_or(|state| state == worker.state)
-                && filter.id.is_none_or(|id| id == worker.id)
-        };
-        let page = state.workers.range(crate::WorkerId(after)..).map(|(_, worker)| worker);
-        Ok(page.filter(chosen).take(filter.page.limit.count()).cloned().collect())
+        let page = after(&state.workers, filter.page).map(|(_, worker)| worker);
+        let chosen = page.filter(|worker| filter.matches(worker));
+        Ok(chosen.take(filter.page.limit.count()).cloned().collect())
     }
 
     async fn sweep(&self, sweep: Sweep) -> Result<Swept> {
@@ -355,6 +312,8 @@ impl Store for MemoryStore {
     }
 }
 
-fn check_settings(settings: &QueueSettings) -> Result<()> {
-    state::check_max_attempts(settings.max_attempts)
+/// The rows that a page may show.
+fn after<Id: Ord + Copy, Row>(rows: &BTreeMap<Id, Row>, page: Page<Id>) -> Range<'_, Id, Row> {
+    let start = page.after.map_or(Bound::Unbounded, Bound::Excluded);
+    rows.range((start, Bound::Unbounded))
 }

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Delay, Error, Priority, QueueName, Result, WorkerId};
+use crate::{Delay, Error, Priority, QueueName, Result, VisibilityTimeout, WorkerId};
 
 /// The number of a message: unique in its store, never reused, growing in enqueue order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -157,6 +157,14 @@ pub struct Message {
     pub last_error: Option<String>,
     /// Proof of this lease; settling takes it.
     pub receipt: Receipt,
+}
+
+impl Message {
+    /// How long the claim leased it.
+    pub(crate) fn lease(&self) -> VisibilityTimeout {
+        let lease = (self.visible_at - self.claimed_at).to_std().unwrap_or_default();
+        VisibilityTimeout::new(lease).unwrap_or(VisibilityTimeout::MIN)
+    }
 }
 
 /// Where a live message stands at the moment of a read.

@@ -77,16 +77,19 @@ impl Registered {
     }
 }
 
+/// Sends a heartbeat every `interval`, sooner after one that failed, until it is stopped or the
+/// worker is.
 async fn beat(
     store: Arc<dyn Store>,
     worker: WorkerRecord,
     interval: Duration,
     stop: CancellationToken,
 ) {
+    let mut pause = interval;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         let transition = Transition {
             worker: worker.id,
@@ -94,15 +97,19 @@ async fn beat(
             change: WorkerChange::Heartbeat,
             now: None,
         };
-        match store.transition(transition).await {
-            Ok(_) => {}
-            Err(error) if error.is_unavailable() => {
-                tracing::warn!(worker = worker.id.0, %error, "heartbeat failed; trying again");
-            }
-            Err(error) => {
+        // One without an answer leaves time for three more until the worker is taken for dead.
+        let beat = tokio::time::timeout(interval / 2, store.transition(transition));
+        pause = match beat.await {
+            Ok(Ok(_)) => interval,
+            Ok(Err(error)) if !error.is_unavailable() => {
                 tracing::info!(worker = worker.id.0, %error, "the heartbeat ends");
                 return;
             }
-        }
+            failed => {
+                let error = failed.map(|answer| answer.err());
+                tracing::warn!(worker = worker.id.0, ?error, "heartbeat failed; trying again");
+                interval / 10
+            }
+        };
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod engine;
 mod fetch;
 mod leases;
+mod wait;
 
 use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -38,7 +39,7 @@ impl Default for RunOptions {
     }
 }
 
-/// What a run loop did from its start to its stop.
+/// What a run loop did from its start to its stop. Each claimed message is counted once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Report {
@@ -50,7 +51,7 @@ pub struct Report {
     pub dead: u64,
     /// Messages given back unhandled, or cancelled when the grace was over.
     pub released: u64,
-    /// Leases lost: cancelled before they lapsed, or settled too late.
+    /// Leases lost: their handlers were cancelled before they lapsed, or they were settled too late.
     pub lost: u64,
     /// Outcomes that the store did not take before the loop gave up; those messages come back when
     /// their leases end.
@@ -125,7 +126,8 @@ impl<'a, H: Handler + 'static> Handle<'a, H> {
     /// - Without a worker the loop registers one of its own, which a sweep frees 15 s after the
     ///   process has died. Every loop sweeps now and then.
     /// - When it stops: no more fetching, buffered messages given back at once, handlers finish or
-    ///   are cancelled after the grace, outcomes flushed, the worker stopped.
+    ///   are cancelled after the grace, outcomes flushed, the worker stopped. To drop the future
+    ///   instead is to crash: a sweep frees what it held.
     ///
     /// # Errors
     /// [`Error::QueueNotFound`] if the queue does not exist or is deleted,

@@ -9,7 +9,11 @@
 //! on an embedded database the host's), `Some` an instant the caller injects, in whole
 //! microseconds: then the store takes it for the present, in every time it writes or compares.
 //! Injected instants form one timeline per store: with a `now` earlier than one already used
-//! nothing is promised but that no data is lost.
+//! nothing is promised but that no data is lost. The store's own clock is read inside the
+//! transaction: a call that has waited for a lock does not act at an instant from before the wait.
+//!
+//! **Reads.** A read must write nothing, whatever it meets: an expired lease shows as what it is, and
+//! waits for the next claim or sweep.
 //!
 //! **Sequence.** Message ids, claim tokens and worker ids must never be reused, not after deletion
 //! and not after a crash.
@@ -126,7 +130,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// - A4 messages whose lease expired on their last attempt **must not** be returned; up to 100
     ///   of those that it meets become dead letters ([`LEASE_EXPIRED`]) in the same step;
     /// - E5 a message whose payload or headers do not parse **must not** fail it: that message
-    ///   alone becomes a dead letter ("payload does not parse: …") and is left out.
+    ///   alone becomes a dead letter ("payload does not parse: …") and is left out. It was leased
+    ///   like any other, so its attempt counts and its token is used; a claim of `limit` messages
+    ///   may come back with fewer, or with none, while others are ready.
     ///
     /// # Errors
     /// `QueueNotFound`, `WorkerNotReady`, `WorkerNotFound`.
@@ -160,9 +166,10 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Archived messages by id. Those older than their queue's retention **must not** show (A2).
     async fn archive(&self, filter: ArchiveFilter) -> Result<Vec<ArchivedMessage>>;
 
-    /// Makes dead letters live again (A3) and returns their ids: attempts 0, ready at once, the
-    /// same id, priority and payload, the last error kept; old receipts **must** stay dead. Ids that
-    /// are no dead letters of the queue are passed over.
+    /// Makes dead letters live again (A3) and returns their ids, in id order: attempts 0, ready at
+    /// once, the same id, priority and payload, the last error kept; old receipts **must** stay
+    /// dead. The oldest are those with the smallest ids. Ids that are no dead letters of the queue
+    /// are passed over.
     ///
     /// # Errors
     /// `QueueNotFound`.
@@ -175,7 +182,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// `QueueNotFound`.
     async fn purge(&self, purge: Purge) -> Result<u64>;
 
-    /// Registers a worker.
+    /// Registers a worker, which is heard of at that moment. A heartbeat timeout beyond what the
+    /// store can hold means for ever.
     ///
     /// To be correct, unless `port` is 0 (W5):
     /// - an earlier registration of the same kind, host, port and queue that has not stopped
@@ -192,6 +200,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     ///
     /// To be correct:
     /// - W1 illegal moves **must** change nothing; [`WorkerRecord::transition`] names the error;
+    /// - W4 of the changes only a heartbeat **must** change `heartbeat_at`: an operator who suspends
+    ///   or resumes a dead worker does not bring it back to life;
     /// - W3 a stopped worker's messages **must** be ready at once, attempts given back, and its
     ///   receipts dead, in the same transaction.
     ///
@@ -205,7 +215,8 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// The maintenance pass: idempotent, safe when any number run at once.
     ///
-    /// To be correct it **must**, each up to `limit` rows:
+    /// To be correct it **must**, each up to `limit` rows (of dead workers `limit` counts the workers,
+    /// each of which is freed whole, however much it holds):
     /// - A4 turn messages whose lease expired on the last attempt into dead letters
     ///   ([`LEASE_EXPIRED`]);
     /// - W4 stop workers silent for longer than their heartbeat timeout and release what they hold

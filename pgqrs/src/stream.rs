@@ -16,7 +16,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     Action, Context, Delay, Dequeue, Error, HandlerError, Message, Result, RetryDecision, Settle,
     Settled, Settlement, Store,
-    handle::{Handler, Verdict, sealed::Sealed},
+    handle::{Handler, SETTLE_TRIES, Verdict, sealed::Sealed},
+    retry,
     run::{RunOptions, engine::Engine},
 };
 
@@ -25,6 +26,7 @@ impl Dequeue<'_> {
     ///
     /// Behind it works the run loop of [`poll`](crate::Handle::poll): it claims up to a
     /// [`batch`](Dequeue::batch) ahead and keeps all leases alive until their messages are settled.
+    /// At most a batch is out at once: who holds on to that many deliveries gets no further one.
     /// Dropping the stream gives back what was not delivered; dropping a [`Delivery`] gives back
     /// that message. An error, such as a deleted queue, is the stream's last item.
     ///
@@ -136,8 +138,11 @@ impl Delivery {
 
     async fn settle(self, action: Action) -> Result<Settled> {
         let receipt = self.message.receipt;
-        let settlements = vec![Settlement { receipt, action }];
-        let outcomes = self.store.settle(Settle { settlements, now: None }).await?;
+        let settle = || {
+            let settlements = vec![Settlement { receipt, action: action.clone() }];
+            self.store.settle(Settle { settlements, now: None })
+        };
+        let outcomes = retry::while_unavailable(SETTLE_TRIES, settle).await?;
         // The run loop may be gone already; then it holds nothing any more.
         let _ = self.settled.send(());
         let outcome = outcomes.into_iter().next().and_then(Result::ok);

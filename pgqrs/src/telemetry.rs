@@ -79,6 +79,11 @@ impl Telemetry {
         self.handler_seconds.record(took);
     }
 
+    /// Messages whose handlers ended with the loop.
+    pub(crate) fn abandoned(&self, messages: usize) {
+        self.in_work.decrement(messages as f64);
+    }
+
     pub(crate) fn settling(&self, settlements: usize) {
         self.settle_batch.record(settlements as f64);
     }

@@ -1,6 +1,6 @@
 //! A1 to A4: what becomes of messages that have ended.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use pgqrs::*;
 use serde_json::json;
@@ -130,6 +130,50 @@ pub async fn a2_retention_is_per_queue(store: &Arc<dyn Store>) {
     assert_eq!(other.at(3_600).history().await, []);
 }
 
+/// A2: the sweep removes a message at the very end of its retention, and not before.
+pub async fn a2_retention_ends_to_the_microsecond(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    scene.retain(Some(60)).await;
+    let message = scene.lease(1).await.remove(0);
+    scene.archive(&message).await.unwrap();
+    assert_eq!(scene.just_before(60).sweep().await, Swept::default());
+    assert_eq!(archived_ids(&scene.just_before(60).history().await), [message.id]);
+    assert_eq!(scene.at(60).history().await, []);
+    let removed = Swept { archive_removed: 1, ..Swept::default() };
+    assert_eq!(scene.at(60).sweep().await, removed);
+}
+
+/// A2: a dead letter past its retention is not shown as one, and not redriven.
+pub async fn a2_what_is_past_retention_is_not_redriven(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    scene.retain(Some(60)).await;
+    let message = scene.lease(1).await.remove(0);
+    scene.bury(&message, "poison").await.unwrap();
+    let later = scene.at(60);
+    let (queue, outcome) = (Some(scene.queue.clone()), Some(Outcome::Dead));
+    let filter = ArchiveFilter { queue, outcome, ..later.all_archived() };
+    assert_eq!(store.archive(filter).await.unwrap(), []);
+    assert_eq!(later.redrive(DeadLetters::Oldest(BatchSize::MAX)).await, []);
+    assert_eq!(later.redrive(DeadLetters::Ids(vec![message.id])).await, []);
+    assert_eq!(later.live().await, []);
+}
+
+/// A2: retention may be of any length; an age that no clock reaches means for ever.
+pub async fn a2_retention_may_be_of_any_length(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    let leased = scene.lease(2).await;
+    scene.archive(&leased[0]).await.unwrap();
+    scene.bury(&leased[1], "poison").await.unwrap();
+    for age in [Duration::from_secs(100 * 365 * 24 * 60 * 60), Duration::MAX] {
+        let retention = Some(Retention::For(age));
+        scene.update(QueueChanges { retention, ..QueueChanges::default() }).await.unwrap();
+        let later = scene.at(1_000_000);
+        assert_eq!(later.sweep().await, Swept::default());
+        assert_eq!(archived_ids(&later.history().await), ids(&leased));
+        assert_eq!(later.archive(&leased[0]).await, Ok(Settled::Archived));
+    }
+}
+
 /// A3: redrive makes a dead letter live again with attempts 0, the same id, priority and payload,
 /// ready at once, its last error kept.
 pub async fn a3_a_redriven_message_starts_anew(store: &Arc<dyn Store>) {
@@ -179,11 +223,13 @@ pub async fn a3_a_redriven_message_has_all_its_attempts(store: &Arc<dyn Store>) 
     assert_eq!(live_ids(&scene.live().await), [id]);
 }
 
-/// A3: redrive takes the oldest dead letters first, as many as it is asked for.
+/// A3: redrive takes the oldest dead letters first, as many as it is asked for, and answers in the
+/// order of their ids.
 pub async fn a3_redrive_takes_the_oldest_first(store: &Arc<dyn Store>) {
     let scene = Scene::new(store).await;
     let dead = scene.lease(5).await;
-    for (message, second) in dead.iter().zip(0..) {
+    // By id, not by the time of their death.
+    for (message, second) in dead.iter().rev().zip(0..) {
         scene.at(second).bury(message, "poison").await.unwrap();
     }
     let dead = ids(&dead);
@@ -192,6 +238,19 @@ pub async fn a3_redrive_takes_the_oldest_first(store: &Arc<dyn Store>) {
     assert_eq!(live_ids(&scene.at(5).live().await), dead[..2]);
     assert_eq!(scene.at(5).redrive(oldest(100)).await, dead[2..]);
     assert_eq!(scene.at(5).redrive(oldest(100)).await, []);
+}
+
+/// A3: it answers in the order of the ids also where it was asked in another.
+pub async fn a3_redrive_answers_in_id_order(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    let dead = scene.lease(5).await;
+    for message in &dead {
+        scene.bury(message, "poison").await.unwrap();
+    }
+    let mut asked = ids(&dead);
+    asked.reverse();
+    assert_eq!(scene.redrive(DeadLetters::Ids(asked)).await, ids(&dead));
+    assert_eq!(ids(&scene.claim(5).await), ids(&dead), "they are ready in that order, too");
 }
 
 /// A3: ids that are no dead letters of the queue are passed over.

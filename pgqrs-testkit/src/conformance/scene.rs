@@ -301,9 +301,7 @@ impl Scene {
 
     pub(super) async fn redrive(&self, letters: DeadLetters) -> Vec<MessageId> {
         let redrive = Redrive { queue: self.queue.clone(), letters, now: Some(self.now) };
-        let mut ids = self.store.redrive(redrive).await.unwrap();
-        ids.sort();
-        ids
+        self.store.redrive(redrive).await.unwrap()
     }
 
     pub(super) async fn purge(&self, scope: PurgeScope) -> u64 {

@@ -216,6 +216,21 @@ pub async fn w3_a_stopped_worker_gives_back_expired_leases_too(store: &Arc<dyn S
     }
 }
 
+/// W3: also those that a claim of others has passed by.
+pub async fn w3_a_stopped_worker_gives_back_what_others_passed_by(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    let worker = scene.register("host").await;
+    let leased = scene.by(&worker).lease(2).await;
+    let pressing = scene.at(40).send(urgent(9)).await;
+    assert_eq!(scene.at(40).claim_one().await.id, pressing);
+    scene.at(41).change(&worker, WorkerChange::Stop).await.unwrap();
+    for message in leased {
+        let shown = scene.at(41).live_one(message.id).await;
+        assert_eq!((shown.attempts, shown.worker, shown.receipt), (0, None, None));
+        scene.at(41).assert_lost(message.receipt).await;
+    }
+}
+
 /// W3: what others hold, and what it has lost to others, stays theirs.
 pub async fn w3_a_stopped_worker_leaves_what_others_hold(store: &Arc<dyn Store>) {
     let scene = Scene::new(store).await;
@@ -274,6 +289,53 @@ pub async fn w4_a_heartbeat_starts_the_timeout_again(store: &Arc<dyn Store>) {
         assert_eq!(scene.at(second + 10).sweep().await, Swept::default());
     }
     assert_eq!(scene.just_after(34).sweep().await.workers_stopped, 1);
+}
+
+/// W4: only a registration and a heartbeat are signs of life. An operator who suspends or resumes a
+/// dead worker does not keep it from being swept.
+pub async fn w4_an_operators_change_is_no_sign_of_life(store: &Arc<dyn Store>) {
+    use WorkerChange::*;
+    let scene = Scene::new(store).await;
+    let worker = scene.register_mortal("host", 10).await;
+    for (second, change) in [(3, Suspend), (6, Resume), (9, Suspend)] {
+        let record = scene.at(second).change(&worker, change).await.unwrap();
+        assert_eq!(record.heartbeat_at, instant(0), "after {change:?}");
+        assert_eq!(scene.worker(&worker).await, record);
+    }
+    assert_eq!(scene.just_after(10).sweep().await.workers_stopped, 1);
+    assert_eq!(scene.worker(&worker).await.heartbeat_at, instant(0));
+    let other = scene.at(20).register("other").await;
+    let stopped = scene.at(25).change(&other, Stop).await.unwrap();
+    assert_eq!((stopped.heartbeat_at, stopped.stopped_at), (instant(20), Some(instant(25))));
+}
+
+/// W4: a heartbeat timeout may be of any length; one that no clock reaches means for ever.
+pub async fn w4_a_heartbeat_timeout_may_be_of_any_length(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    for (host, timeout) in [("long", century), ("longest", Duration::MAX)] {
+        let register = Register { heartbeat_timeout: Some(timeout), ..scene.consumer(host) };
+        let worker = scene.try_register(register).await.unwrap();
+        assert!(worker.heartbeat_timeout.is_some_and(|kept| kept >= century), "{worker:?}");
+        assert_eq!(scene.worker(&worker).await, worker);
+        assert_eq!(scene.at(1_000_000).sweep().await, Swept::default());
+        assert_eq!(scene.change(&worker, WorkerChange::Heartbeat).await.unwrap(), worker);
+    }
+}
+
+/// W4: a dead worker is freed whole, however much it holds: the limit of a sweep counts workers.
+pub async fn w4_a_dead_worker_is_freed_whole(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    for host in ["one", "two"] {
+        let worker = scene.register_mortal(host, 10).await;
+        scene.by(&worker).lease(3).await;
+    }
+    let sweep = Sweep { limit: BatchSize::ONE, now: Some(scene.at(11).now) };
+    for _ in 0..2 {
+        let expected = Swept { workers_stopped: 1, released: 3, ..Swept::default() };
+        assert_eq!(store.sweep(sweep).await.unwrap(), expected);
+    }
+    assert_eq!(store.sweep(sweep).await.unwrap(), Swept::default());
 }
 
 /// W4: the sweep releases what a dead worker holds without waiting for its leases; its receipts

@@ -64,7 +64,7 @@ impl Stress {
     }
 }
 
-/// Runs [`stress`] on a store from `fresh`.
+/// Runs [`stress`](fn@stress) on a store from `fresh`.
 ///
 /// # Panics
 /// If its history shows a violation.

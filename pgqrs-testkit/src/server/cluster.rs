@@ -35,6 +35,9 @@ pub struct Options {
     pub durability: Durability,
     /// Further lines for `postgresql.conf`, such as `"max_connections = 20"`.
     pub settings: Vec<String>,
+    /// Lines for `pg_hba.conf`, such as `"host all bob 127.0.0.1/32 scram-sha-256"`. They come
+    /// before the server's own, which trust everybody.
+    pub hba: Vec<String>,
 }
 
 /// A server of the test's own. It is stopped, and its data removed, after the value was dropped
@@ -129,6 +132,10 @@ impl Cluster {
         initdb.args(["--auth=trust", "--no-sync", "--username=postgres", "--encoding=UTF8"]);
         run(initdb.args(["--locale=C", "-D"]).arg(&data))?;
         configure(&data.join("postgresql.conf"), options)?;
+        let hba = data.join("pg_hba.conf");
+        let own = fs::read_to_string(&hba).context("cannot read", &hba)?;
+        fs::write(&hba, format!("{}\n{own}", options.hba.join("\n")))
+            .context("cannot write", &hba)?;
 
         // Another process may take the port between our look and the server's start.
         let mut attempts = 3;

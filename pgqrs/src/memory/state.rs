@@ -10,9 +10,8 @@ use chrono::{DateTime, Utc};
 use crate::{
     Action, ArchivedMessage, DeadLetters, Enqueue, Error, Json, LEASE_EXPIRED, LeaseLost,
     LiveMessage, MessageId, MessageState, Outcome, Priority, Queue, QueueMetrics, QueueName,
-    QueueSettings, Receipt, Redrive, Result, Retention, RetryDecision, Settled, Settlement,
-    StoreSettings, WorkerCounts, WorkerId, WorkerRecord, WorkerState, cut_error,
-    limits::out_of_range,
+    Receipt, Redrive, Result, Retention, RetryDecision, Settled, Settlement, StoreSettings,
+    WorkerCounts, WorkerId, WorkerRecord, WorkerState, cut_error,
 };
 
 #[derive(Debug, Default)]
@@ -37,7 +36,7 @@ pub(super) struct QueueData {
     pub(super) waiting: BTreeSet<(DateTime<Utc>, MessageId)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Live {
     pub(super) queue: QueueName,
     pub(super) payload: Json,
@@ -93,16 +92,7 @@ impl State {
         now: DateTime<Utc>,
     ) -> Result<Vec<MessageId>> {
         let settings = self.queue(&enqueue.queue)?.queue.settings.clone();
-        crate::BatchSize::new(enqueue.messages.len())?;
-        let limit = self.settings.payload_limit;
-        for (index, message) in enqueue.messages.iter().enumerate() {
-            let headers = message.headers.as_ref().map_or(0, Json::size);
-            let size = message.payload.size().max(headers);
-            if size > limit {
-                return Err(Error::PayloadTooLarge { index, size, limit });
-            }
-            message.max_attempts.map_or(Ok(()), check_max_attempts)?;
-        }
+        enqueue.check(self.settings.payload_limit)?;
         let mut ids = Vec::with_capacity(enqueue.messages.len());
         for message in enqueue.messages {
             let id = MessageId(self.next());
@@ -356,23 +346,8 @@ impl State {
     }
 
     fn bury(&mut self, id: MessageId, live: Live, outcome: Outcome, now: DateTime<Utc>) {
-        let archived = ArchivedMessage {
-            id,
-            queue: live.queue,
-            outcome,
-            payload: live.payload,
-            headers: live.headers,
-            priority: live.priority,
-            enqueued_at: live.enqueued_at,
-            claimed_at: live.lease.map(|lease| lease.claimed_at),
-            archived_at: now,
-            attempts: live.attempts,
-            max_attempts: live.max_attempts,
-            worker: live.lease.and_then(|lease| lease.worker),
-            last_error: live.last_error,
-            receipt: live.lease.map(|lease| Receipt { id, token: lease.token }),
-        };
-        self.archive.insert(id, archived);
+        let claimed_at = live.lease.map(|lease| lease.claimed_at);
+        self.archive.insert(id, live.into_row(id, now).into_archived(outcome, claimed_at, now));
     }
 
     fn is_archived_as(&self, receipt: Receipt, now: DateTime<Utc>) -> bool {
@@ -411,19 +386,23 @@ impl Live {
     }
 
     pub(super) fn read(&self, id: MessageId, now: DateTime<Utc>) -> LiveMessage {
+        self.clone().into_row(id, now)
+    }
+
+    fn into_row(self, id: MessageId, now: DateTime<Utc>) -> LiveMessage {
         LiveMessage {
             id,
-            queue: self.queue.clone(),
             state: self.state(now),
-            payload: self.payload.clone(),
-            headers: self.headers.clone(),
+            queue: self.queue,
+            payload: self.payload,
+            headers: self.headers,
             priority: self.priority,
             enqueued_at: self.enqueued_at,
             visible_at: self.visible_at,
             attempts: self.attempts,
             max_attempts: self.max_attempts,
             worker: self.lease.and_then(|lease| lease.worker),
-            last_error: self.last_error.clone(),
+            last_error: self.last_error,
             receipt: self.lease.map(|lease| Receipt { id, token: lease.token }),
         }
     }
@@ -432,11 +411,4 @@ impl Live {
 /// The time from `since` to `now`; zero if `since` lies ahead.
 pub(super) fn elapsed(since: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
     (now - since).to_std().unwrap_or_default()
-}
-
-pub(super) fn check_max_attempts(max_attempts: u32) -> Result<()> {
-    if !(1..=QueueSettings::MAX_ATTEMPTS).contains(&max_attempts) {
-        return Err(out_of_range("max_attempts", max_attempts.to_string(), "1 to 32767"));
-    }
-    Ok(())
 }

@@ -1,28 +1,31 @@
 //! The engine of a run loop: one task that owns all state and waits for whatever happens next.
 //!
-//! Handlers run as tasks of their own. Claims, settlements, renewals and sweeps are each at most
-//! one request in flight, so a slow one never holds up the others.
+//! Handlers run as tasks of their own. Claims, registrations, settlements, renewals and sweeps are
+//! each at most one request in flight, so a slow one never holds up the others, and the loop itself
+//! never awaits the store. What is due is started at the top of the loop; the bottom waits for the
+//! next answer, event or due time.
+//!
+//! Every message claimed is counted once in the report: settled, lost, or left unsettled.
 
-use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use futures::future::BoxFuture;
 use tokio::{
     task::{JoinError, JoinSet},
-    time::{Instant, sleep_until},
+    time::Instant,
 };
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
     Report, RunOptions,
     fetch::{Fetcher, Pace, error_pause},
     leases::Leases,
+    wait::{Request, at, take, wake, within},
 };
 use crate::{
-    Action, Backoff, BatchSize, Claim, Claimed, Context, Delay, Error, Handler, HandlerError,
-    LeaseLost, Message, QueueFilter, Reach, Receipt, Result, Settle, Settled, Settlement, Store,
-    Sweep, Wakeups, WorkerState,
-    handle::{Verdict, groups},
+    Action, Backoff, BatchSize, Claim, Claimed, Consumer, Context, Delay, Error, Handler,
+    HandlerError, LeaseLost, Message, QueueFilter, Reach, Receipt, Result, Settle, Settled,
+    Settlement, Store, Sweep, Swept, VisibilityTimeout, Wakeups, WorkerState,
+    handle::{Verdict, caught, groups},
     retry,
     telemetry::Telemetry,
 };
@@ -32,13 +35,15 @@ const FLUSH: usize = 1_000;
 /// Outcomes that may wait to be settled before claiming pauses.
 const BACKLOG: usize = 4 * FLUSH;
 /// How often a loop sweeps, on average. With heartbeats every 5 s and death after 15 s, what a
-/// killed process held is free within 20 s.
+/// killed process held is free within 20 s: 15 s and at most 1.2 pauses.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(4);
 /// How long a stopping loop tries to settle what is left after the grace.
 const FLUSH_GRACE: Duration = Duration::from_secs(10);
 
+/// Ends a lease as its expiry would: the attempt counts.
+const LAPSE: Action = Action::Extend(VisibilityTimeout::MIN);
+
 type Outcomes = Result<Vec<Result<Settled, LeaseLost>>>;
-type Request<T> = Option<BoxFuture<'static, T>>;
 
 pub(crate) struct Engine<H> {
     store: Arc<dyn Store>,
@@ -60,18 +65,20 @@ pub(crate) struct Engine<H> {
     working: JoinSet<Done>,
     in_work: usize,
     leases: Leases,
-    /// Never later than the next event of `leases`.
-    alarm: Option<Instant>,
     outbox: Vec<Settlement>,
+    /// How many settlements go together at most.
+    flush: usize,
     settle_after: Instant,
     settle_errors: u32,
+    renew_after: Instant,
+    renew_errors: u32,
 
+    registering: Request<Result<Arc<dyn Consumer>>>,
     claiming: Request<(Instant, Result<Claimed>)>,
     settling: Request<(Vec<Settlement>, Outcomes)>,
     in_settling: usize,
-    renewing: Request<(Instant, Vec<Receipt>, Outcomes)>,
-    /// Answers with the queue's backoff if it is to be read again.
-    sweeping: Request<Option<Backoff>>,
+    renewing: Request<(Instant, Vec<Settlement>, Outcomes)>,
+    sweeping: Request<Tidied>,
     next_sweep: Instant,
 }
 
@@ -79,15 +86,16 @@ pub(crate) struct Engine<H> {
 struct Done {
     receipts: Vec<Receipt>,
     attempts: u32,
-    outcome: Outcome,
+    outcome: Result<Verdict, HandlerError>,
     took: Duration,
 }
 
-enum Outcome {
-    Ok(Verdict),
-    Failed(HandlerError),
-    /// Its leases were lost, or the grace was over.
-    Cancelled,
+/// What a sweep brought.
+struct Tidied {
+    /// How many messages became ready.
+    released: u64,
+    /// The queue's backoff, if it was to be read again.
+    backoff: Option<Backoff>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,11 +115,10 @@ impl<H: Handler + 'static> Engine<H> {
         handler: H,
         options: RunOptions,
     ) -> Result<Self> {
-        let fetcher = Fetcher::new(store.clone(), claim).await?;
-        let filter = QueueFilter::named(fetcher.queue().clone());
-        let queue = store.queues(filter).await?.pop();
-        let missing = || Error::QueueNotFound { queue: fetcher.queue().clone() };
+        let queue = store.queues(QueueFilter::named(claim.queue.clone())).await?.pop();
+        let missing = || Error::QueueNotFound { queue: claim.queue.clone() };
         let backoff = queue.ok_or_else(missing)?.settings.retry;
+        let fetcher = Fetcher::new(store.clone(), claim).await?;
         let telemetry = Telemetry::new(fetcher.queue());
         let (wakeups, now) = (store.wakeups(fetcher.queue()), Instant::now());
         Ok(Self {
@@ -131,10 +138,13 @@ impl<H: Handler + 'static> Engine<H> {
             working: JoinSet::new(),
             in_work: 0,
             leases: Leases::default(),
-            alarm: None,
             outbox: Vec::new(),
+            flush: FLUSH,
             settle_after: now,
             settle_errors: 0,
+            renew_after: now,
+            renew_errors: 0,
+            registering: None,
             claiming: None,
             settling: None,
             in_settling: 0,
@@ -147,38 +157,48 @@ impl<H: Handler + 'static> Engine<H> {
     pub(crate) async fn run(mut self) -> Result<Report> {
         let until = self.options.until.clone();
         let ended = loop {
+            // First, so that no handler starts under a lease that has lapsed meanwhile.
+            self.fence();
             self.start_handlers();
             self.start_claim();
             self.start_settle();
+            self.start_renewal();
+            self.start_sweep();
             if self.is_drained() {
                 break Ok(());
             }
-            let (deadline, sweep) = (self.stop_deadline(), self.sweep_time());
-            let retry = [self.next_settle(), self.next_claim()].into_iter().flatten().min();
-            let idle = self.stopping == Stopping::No && self.pace.is_idle();
+            let (deadline, due) = (self.stop_deadline(), self.next_due());
+            let listens = self.claims() && self.claiming.is_none() && self.pace.listens();
             tokio::select! {
                 () = until.cancelled(), if self.stopping == Stopping::No => self.stop(),
                 () = at(deadline) => if self.stop_harder() { break Ok(()) },
                 Some(done) = self.working.join_next(), if !self.working.is_empty() => self.done(done),
                 (sent, claimed) = take(&mut self.claiming) => {
-                    if let Err(error) = self.claimed(sent, claimed).await { break Err(error) }
+                    if let Err(error) = self.claimed(sent, claimed) { break Err(error) }
                 }
+                own = take(&mut self.registering) => self.registered(own),
                 (settlements, outcomes) = take(&mut self.settling) => self.settled(settlements, outcomes),
-                (sent, receipts, outcomes) = take(&mut self.renewing) => self.renewed(sent, receipts, outcomes),
-                backoff = take(&mut self.sweeping) => self.swept(backoff),
-                () = wake(&mut self.wakeups), if idle => self.pace.again(),
-                () = at(self.alarm) => self.tend_leases(),
-                () = at(retry) => {}
-                () = at(sweep) => self.start_sweep(),
+                (sent, renewals, outcomes) = take(&mut self.renewing) => self.renewed(sent, &renewals, outcomes),
+                tidied = take(&mut self.sweeping) => self.swept(tidied),
+                // One that comes while a claim is in flight, which may have missed it, waits.
+                () = wake(&mut self.wakeups), if listens => self.pace.again(),
+                () = at(due) => {}
             }
         };
-        self.report.unsettled += (self.outbox.len() + self.in_settling + self.leases.len()) as u64;
+        self.end().await;
+        ended.map(|()| self.report)
+    }
+
+    async fn end(&mut self) {
+        self.report.unsettled +=
+            (outcomes_in(&self.outbox) + self.in_settling + self.leases.len()) as u64;
         self.working.shutdown().await;
-        if let Err(error) = retry::while_unavailable(3, || self.fetcher.stop()).await {
-            tracing::warn!(%error, "could not mark the worker stopped; its leases will run out");
+        self.telemetry.abandoned(self.in_work);
+        let stop = retry::while_unavailable(3, || self.fetcher.stop());
+        if !matches!(tokio::time::timeout(FLUSH_GRACE, stop).await, Ok(Ok(()))) {
+            tracing::warn!("could not mark the worker stopped; its leases will run out");
         }
         tracing::info!(report = %self.report, "the run loop has stopped");
-        ended.map(|()| self.report)
     }
 
     fn start_handlers(&mut self) {
@@ -193,41 +213,38 @@ impl<H: Handler + 'static> Engine<H> {
                 continue;
             }
             let Some(first) = group.first() else { continue };
-            let (attempts, cancel) = (first.attempts, CancellationToken::new());
-            let context = Context::new(self.store.clone(), first, cancel.clone());
-            self.leases.start(&receipts, &cancel);
+            let attempts = first.attempts;
+            let context = Context::new(self.store.clone(), first);
+            receipts.iter().for_each(|receipt| self.leases.start(*receipt, &context));
             self.in_work += receipts.len();
             self.telemetry.started(receipts.len());
             let span =
                 tracing::info_span!("handle", queue = %first.queue, id = first.id.0, attempts);
             let begin = Instant::now();
             let (handler, timeout) = (self.handler.clone(), self.options.timeout);
-            self.working.spawn(
-                async move {
-                    let outcome = tokio::select! {
-                        outcome = within(timeout, handler.handle(group, context)) => match outcome {
-                            Ok(verdict) => Outcome::Ok(verdict),
-                            Err(error) => Outcome::Failed(error),
-                        },
-                        () = cancel.cancelled() => Outcome::Cancelled,
-                    };
-                    Done { receipts, attempts, outcome, took: begin.elapsed() }
+            let handling = async move {
+                let cancelled = context.cancelled().clone();
+                tokio::select! {
+                    outcome = within(timeout, handler.handle(group, context)) => outcome,
+                    () = cancelled.cancelled() => Ok(Verdict::Release),
                 }
-                .instrument(span),
-            );
+            };
+            let task = async move {
+                let outcome = caught(handling).await;
+                Done { receipts, attempts, outcome, took: begin.elapsed() }
+            };
+            self.working.spawn(task.instrument(span));
         }
     }
 
     fn start_claim(&mut self) {
         let free = self.free();
         let worthwhile = self.buffer.is_empty() || free * 2 >= self.capacity();
-        let may_claim = self.stopping == Stopping::No
-            && self.claiming.is_none()
-            && self.outbox.len() < BACKLOG
-            && self.pace.is_due();
         if free > 0
             && worthwhile
-            && may_claim
+            && self.claims()
+            && self.claiming.is_none()
+            && self.pace.is_due()
             && let Ok(limit) = BatchSize::new(free.min(BatchSize::MAX.count()))
         {
             // What wake-ups told of so far, this claim sees.
@@ -236,7 +253,7 @@ impl<H: Handler + 'static> Engine<H> {
         }
     }
 
-    async fn claimed(&mut self, sent: Instant, claimed: Result<Claimed>) -> Result<()> {
+    fn claimed(&mut self, sent: Instant, claimed: Result<Claimed>) -> Result<()> {
         match claimed {
             Ok(Claimed { messages, due_in }) if messages.is_empty() => {
                 let reach = self.wakeups.as_ref().map_or(Reach::Process, Wakeups::reach);
@@ -245,8 +262,7 @@ impl<H: Handler + 'static> Engine<H> {
             Ok(Claimed { messages, .. }) => {
                 self.pace.again();
                 self.telemetry.claimed(&messages);
-                self.leases.hold(&messages, sent, &CancellationToken::new());
-                self.alarm = self.alarm.or_else(|| self.leases.next_event());
+                self.leases.hold(&messages, sent);
                 if self.stopping == Stopping::No {
                     self.buffered += messages.len();
                     self.buffer.extend(groups(&*self.handler, messages));
@@ -255,7 +271,7 @@ impl<H: Handler + 'static> Engine<H> {
                 }
             }
             Err(Error::WorkerNotReady { state: WorkerState::Suspended, .. }) => {
-                self.pace.idle(None, Reach::Process);
+                self.pace.suspended();
             }
             Err(error @ Error::WorkerNotReady { replaced_by: Some(_), .. })
             | Err(error @ Error::QueueNotFound { .. }) => {
@@ -264,10 +280,10 @@ impl<H: Handler + 'static> Engine<H> {
             }
             Err(error @ (Error::WorkerNotReady { .. } | Error::WorkerNotFound { .. })) => {
                 tracing::warn!(%error, "taken for dead; registering anew");
-                self.pace.failed();
-                if let Err(error) = self.fetcher.register().await {
-                    tracing::warn!(%error, "could not register anew; trying again");
+                for receipt in self.leases.give_up_all() {
+                    self.lost(receipt, "its worker was taken for dead");
                 }
+                self.registering = Some(Box::pin(self.fetcher.register()));
             }
             Err(error) => {
                 tracing::warn!(%error, "could not claim; trying again");
@@ -275,6 +291,20 @@ impl<H: Handler + 'static> Engine<H> {
             }
         }
         Ok(())
+    }
+
+    fn registered(&mut self, own: Result<Arc<dyn Consumer>>) {
+        match own {
+            Ok(own) => {
+                self.fetcher.go_on_as(own);
+                self.pace.again();
+            }
+            // The next claim finds the worker stopped again, or the queue gone.
+            Err(error) => {
+                tracing::warn!(%error, "could not register anew; trying again");
+                self.pace.failed();
+            }
+        }
     }
 
     fn done(&mut self, first: Result<Done, JoinError>) {
@@ -286,24 +316,29 @@ impl<H: Handler + 'static> Engine<H> {
                     self.in_work -= receipts.len();
                     self.conclude(receipts, attempts, outcome);
                 }
-                // Panics of handlers are caught inside; only an abort ends a task early.
+                // Panics of handlers are caught inside; only the runtime's end ends a task early.
                 Err(error) => tracing::error!(%error, "a handler's task was aborted"),
             }
             next = self.working.try_join_next();
         }
     }
 
-    fn conclude(&mut self, receipts: Vec<Receipt>, attempts: u32, outcome: Outcome) {
+    fn conclude(
+        &mut self,
+        receipts: Vec<Receipt>,
+        attempts: u32,
+        outcome: Result<Verdict, HandlerError>,
+    ) {
         let action = match outcome {
-            Outcome::Ok(Verdict::Archive) => Action::Archive,
-            Outcome::Ok(Verdict::Release) | Outcome::Cancelled => Action::Release(Delay::ZERO),
-            Outcome::Ok(Verdict::Settled) => {
+            Ok(Verdict::Archive) => Action::Archive,
+            Ok(Verdict::Release) => Action::Release(Delay::ZERO),
+            Ok(Verdict::Settled) => {
                 for receipt in receipts {
                     self.leases.drop(receipt);
                 }
                 return;
             }
-            Outcome::Failed(error) => {
+            Err(error) => {
                 tracing::warn!(queue = %self.fetcher.queue(), %error, "a handler failed");
                 self.backoff_used = true;
                 let retry = retry::decide(&error, &self.backoff, attempts);
@@ -320,10 +355,11 @@ impl<H: Handler + 'static> Engine<H> {
 
     fn settle_all(&mut self, receipts: Vec<Receipt>, action: &Action) {
         for receipt in receipts {
-            // What is no longer held was given up: it comes back by itself.
-            if self.leases.drop(receipt) {
-                self.outbox.push(Settlement { receipt, action: action.clone() });
-            }
+            let held = self.leases.drop(receipt);
+            // What is no longer held is lost. A renewal may have come through all the same: nobody
+            // works on it now, so it is to lapse at once, unless somebody else has it.
+            let action = if held { action.clone() } else { LAPSE };
+            self.outbox.push(Settlement { receipt, action });
         }
     }
 
@@ -331,31 +367,33 @@ impl<H: Handler + 'static> Engine<H> {
         if self.settling.is_some() || self.outbox.is_empty() || self.settle_after > Instant::now() {
             return;
         }
-        let rest = self.outbox.split_off(self.outbox.len().min(FLUSH));
+        let rest = self.outbox.split_off(self.outbox.len().min(self.flush));
         let settlements = std::mem::replace(&mut self.outbox, rest);
-        self.in_settling = settlements.len();
+        self.in_settling = outcomes_in(&settlements);
         self.telemetry.settling(settlements.len());
-        let store = self.store.clone();
-        self.settling = Some(Box::pin(async move {
+        let (store, span) = (self.store.clone(), tracing::debug_span!("settle"));
+        let settling = async move {
             let settle = Settle { settlements: settlements.clone(), now: None };
             (settlements, store.settle(settle).await)
-        }));
+        };
+        self.settling = Some(Box::pin(settling.instrument(span)));
     }
 
     fn settled(&mut self, settlements: Vec<Settlement>, outcomes: Outcomes) {
         self.in_settling = 0;
         match outcomes {
             Ok(outcomes) => {
-                self.settle_errors = 0;
+                (self.settle_errors, self.flush) = (0, FLUSH);
                 for (settlement, outcome) in settlements.iter().zip(outcomes) {
                     outcome.into_iter().for_each(|settled| self.telemetry.settled(settled));
                     match outcome {
                         Ok(Settled::Archived) => self.report.handled += 1,
                         Ok(Settled::Retrying) => self.report.failed += 1,
                         Ok(Settled::Dead) => self.report.dead += 1,
-                        Ok(Settled::Released | Settled::Deleted | Settled::Extended(_)) => {
-                            self.report.released += 1;
-                        }
+                        Ok(Settled::Released) => self.report.released += 1,
+                        // What lapses was counted when it was lost.
+                        Ok(Settled::Deleted | Settled::Extended(_)) => {}
+                        Err(LeaseLost) if settlement.action == LAPSE => {}
                         Err(LeaseLost) => self.lost(settlement.receipt, "settled too late"),
                     }
                 }
@@ -364,52 +402,66 @@ impl<H: Handler + 'static> Engine<H> {
                 tracing::warn!(%error, waiting = settlements.len(), "could not settle; repeating");
                 self.settle_errors = self.settle_errors.saturating_add(1);
                 self.settle_after = Instant::now() + error_pause(self.settle_errors);
-                let later = std::mem::replace(&mut self.outbox, settlements);
-                self.outbox.extend(later);
+                if !error.is_unavailable() {
+                    // One settlement that the store cannot take must not block the others.
+                    self.flush = settlements.len().div_ceil(2);
+                }
+                self.outbox.extend(settlements);
             }
         }
     }
 
-    /// Renews leases that are due, and cancels the handlers of those about to lapse.
-    fn tend_leases(&mut self) {
-        let now = Instant::now();
-        for receipt in self.leases.fence(now) {
+    /// Gives up the leases that are about to lapse, and cancels their handlers.
+    fn fence(&mut self) {
+        for receipt in self.leases.give_up_lapsing(Instant::now()) {
             self.lost(receipt, "could not be renewed in time; its handler is cancelled");
         }
-        self.alarm = self.leases.next_event();
-        let settlements = self.leases.renewals(now);
-        if self.renewing.is_none() && !settlements.is_empty() {
-            let receipts = settlements.iter().map(|settlement| settlement.receipt).collect();
-            let store = self.store.clone();
-            self.renewing = Some(Box::pin(async move {
-                (now, receipts, store.settle(Settle { settlements, now: None }).await)
-            }));
-        }
-        // While a renewal is in flight, or after one has failed, the due ones stay due.
-        self.alarm = self.alarm.map(|alarm| alarm.max(now + Duration::from_millis(1)));
-        if self.renewing.is_some() {
-            self.alarm = self.leases.next_fence();
-        }
     }
 
-    fn renewed(&mut self, sent: Instant, receipts: Vec<Receipt>, outcomes: Outcomes) {
-        match outcomes {
-            Ok(outcomes) => {
-                for (receipt, outcome) in receipts.into_iter().zip(outcomes) {
-                    if outcome.is_ok() {
-                        self.leases.renewed(receipt, sent);
-                    } else if self.leases.give_up(receipt) {
-                        self.lost(receipt, "somebody else has taken it; its handler is cancelled");
-                    }
-                }
-                self.alarm = self.leases.next_event();
-            }
+    fn start_renewal(&mut self) {
+        let now = Instant::now();
+        if self.next_renewal().is_none_or(|next| next > now) {
+            return;
+        }
+        let settlements = self.leases.renewals(now);
+        let timeouts = settlements.iter().filter_map(|renewal| extension(&renewal.action));
+        let Some(shortest) = timeouts.map(VisibilityTimeout::duration).min() else { return };
+        // One without an answer must leave time for another one.
+        let limit = (shortest / 6).max(Duration::from_millis(100));
+        let store = self.store.clone();
+        self.renewing = Some(Box::pin(async move {
+            let settle = Settle { settlements: settlements.clone(), now: None };
+            let outcomes = tokio::time::timeout(limit, store.settle(settle)).await;
+            let unanswered = || format!("no answer within {limit:?}");
+            let outcomes = outcomes
+                .unwrap_or_else(|_| Err(Error::Unavailable { reason: unanswered(), source: None }));
+            (now, settlements, outcomes)
+        }));
+    }
+
+    fn renewed(&mut self, sent: Instant, renewals: &[Settlement], outcomes: Outcomes) {
+        let outcomes = match outcomes {
+            Ok(outcomes) => outcomes,
             Err(error) => {
                 tracing::warn!(%error, "could not renew leases; trying again");
-                let again = Instant::now() + error_pause(1);
-                self.alarm = self.leases.next_fence().map(|fence| fence.min(again));
+                self.renew_errors = self.renew_errors.saturating_add(1);
+                self.renew_after = Instant::now() + error_pause(self.renew_errors);
+                return;
+            }
+        };
+        self.renew_errors = 0;
+        let (kept, gone): (Vec<_>, Vec<_>) =
+            renewals.iter().zip(outcomes).partition(|(_, outcome)| outcome.is_ok());
+        for (Settlement { receipt, .. }, _) in gone {
+            // What was settled meanwhile is not lost.
+            if self.leases.give_up(*receipt) {
+                self.lost(*receipt, "somebody else has taken it; its handler is cancelled");
             }
         }
+        let kept = kept
+            .into_iter()
+            .filter_map(|(renewal, _)| Some((renewal.receipt, extension(&renewal.action)?)));
+        self.leases.renewed(kept, sent);
     }
 
     fn lost(&mut self, receipt: Receipt, why: &str) {
@@ -419,23 +471,34 @@ impl<H: Handler + 'static> Engine<H> {
     }
 
     fn start_sweep(&mut self) {
+        if self.sweeping.is_some()
+            || self.stopping != Stopping::No
+            || self.next_sweep > Instant::now()
+        {
+            return;
+        }
         let store = self.store.clone();
         let failed = std::mem::take(&mut self.backoff_used);
         let queue = failed.then(|| QueueFilter::named(self.fetcher.queue().clone()));
         self.sweeping = Some(Box::pin(async move {
-            if let Err(error) = store.sweep(Sweep::default()).await {
+            let swept = store.sweep(Sweep::default()).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "could not sweep; trying again later");
-            }
-            let queue = store.queues(queue?).await.ok()?.pop();
-            queue.map(|queue| queue.settings.retry)
+                Swept::default()
+            });
+            let queue = match queue {
+                Some(queue) => store.queues(queue).await.ok().and_then(|mut queues| queues.pop()),
+                None => None,
+            };
+            Tidied { released: swept.released, backoff: queue.map(|queue| queue.settings.retry) }
         }));
     }
 
-    fn swept(&mut self, backoff: Option<Backoff>) {
+    fn swept(&mut self, tidied: Tidied) {
         self.next_sweep = Instant::now() + sweep_pause();
-        if let Some(backoff) = backoff {
-            self.backoff = backoff;
+        if tidied.released > 0 && self.pace.listens() {
+            self.pace.again();
         }
+        self.backoff = tidied.backoff.unwrap_or_else(|| self.backoff.clone());
     }
 
     /// Begins to stop: nothing new is started, what waits goes back.
@@ -484,56 +547,39 @@ impl<H: Handler + 'static> Engine<H> {
         }
     }
 
-    fn next_settle(&self) -> Option<Instant> {
-        (self.settling.is_none() && !self.outbox.is_empty()).then_some(self.settle_after)
+    /// Whether it wants messages at all at present.
+    fn claims(&self) -> bool {
+        self.stopping == Stopping::No && self.registering.is_none() && self.outbox.len() < BACKLOG
     }
 
-    fn next_claim(&self) -> Option<Instant> {
-        let waits = self.claiming.is_none() && self.stopping == Stopping::No && self.free() > 0;
-        (waits && self.outbox.len() < BACKLOG && !self.pace.is_due()).then(|| self.pace.next())
+    /// When something is to be started next. Nothing here is due already: the top of the loop has
+    /// started it, or it waits for an answer.
+    fn next_due(&self) -> Option<Instant> {
+        let waits = self.claims() && self.claiming.is_none() && !self.pace.is_due();
+        let claim = (waits && self.free() > 0).then(|| self.pace.next());
+        let settle =
+            (self.settling.is_none() && !self.outbox.is_empty()).then_some(self.settle_after);
+        let sweeps = self.sweeping.is_none() && self.stopping == Stopping::No;
+        let sweep = sweeps.then_some(self.next_sweep);
+        let times = [claim, settle, sweep, self.next_renewal(), self.leases.next_fence()];
+        times.into_iter().flatten().min()
     }
 
-    fn sweep_time(&self) -> Option<Instant> {
-        (self.sweeping.is_none() && self.stopping == Stopping::No).then_some(self.next_sweep)
-    }
-}
-
-/// Waits for the request, if there is one, and takes it away when it is answered. Losing a race in
-/// `select!` leaves it where it is.
-async fn take<T>(request: &mut Request<T>) -> T {
-    match request {
-        Some(answer) => {
-            let answer = answer.await;
-            *request = None;
-            answer
-        }
-        None => pending().await,
+    fn next_renewal(&self) -> Option<Instant> {
+        let next = self.leases.next_renewal().filter(|_| self.renewing.is_none());
+        next.map(|next| next.max(self.renew_after))
     }
 }
 
-async fn wake(wakeups: &mut Option<Wakeups>) {
-    match wakeups {
-        Some(wakeups) => wakeups.wait().await,
-        None => pending().await,
-    }
+/// How many of them are outcomes of messages.
+fn outcomes_in(settlements: &[Settlement]) -> usize {
+    settlements.iter().filter(|settlement| settlement.action != LAPSE).count()
 }
 
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => sleep_until(instant).await,
-        None => pending().await,
-    }
-}
-
-async fn within(
-    timeout: Option<Duration>,
-    handling: impl Future<Output = Result<Verdict, HandlerError>>,
-) -> Result<Verdict, HandlerError> {
-    match timeout {
-        None => handling.await,
-        Some(timeout) => tokio::time::timeout(timeout, handling)
-            .await
-            .unwrap_or_else(|_| Err(format!("handler timed out after {timeout:?}").into())),
+fn extension(action: &Action) -> Option<VisibilityTimeout> {
+    match action {
+        Action::Extend(timeout) => Some(*timeout),
+        _ => None,
     }
 }
 
@@ -543,5 +589,5 @@ fn far(grace: Duration) -> Instant {
 }
 
 fn sweep_pause() -> Duration {
-    SWEEP_INTERVAL.mul_f64(0.75 + fastrand::f64() / 2.0)
+    SWEEP_INTERVAL.mul_f64(0.8 + fastrand::f64() * 0.4)
 }

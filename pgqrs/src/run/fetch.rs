@@ -3,11 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::{
     Backoff, BatchSize, Claim, Claimed, Consumer, Error, QueueName, Reach, Result, Store,
     Transition, VisibilityTimeout, WorkerChange, WorkerId, consumer, run::RUN_HEARTBEAT_TIMEOUT,
 };
+
+/// The shortest wait after a claim that found nothing.
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
 /// The worker of a run loop, and what its claims ask for.
 #[derive(Debug)]
@@ -27,7 +31,7 @@ impl Fetcher {
         let mut fetcher = Self { store, queue, timeout, worker: WorkerId(0), own: None };
         match claim.worker {
             Some(worker) => fetcher.worker = worker,
-            None => fetcher.register().await?,
+            None => fetcher.go_on_as(fetcher.register().await?),
         }
         Ok(fetcher)
     }
@@ -36,13 +40,22 @@ impl Fetcher {
         &self.queue
     }
 
-    /// Registers the loop anew: at its start, or when a sweep took its worker for dead.
-    pub(super) async fn register(&mut self) -> Result<()> {
-        let builder = consumer(process_name(), 0, self.queue.clone());
-        let own = builder.heartbeat_timeout(RUN_HEARTBEAT_TIMEOUT).create(&self.store).await?;
+    /// Registers a worker of the loop's own, as a future of its own. Without a fixed identity: one
+    /// that was swept may have a successor by now, for which it must not speak.
+    pub(super) fn register(
+        &self,
+    ) -> impl Future<Output = Result<Arc<dyn Consumer>>> + Send + use<> {
+        let (store, queue) = (self.store.clone(), self.queue.clone());
+        async move {
+            let builder = consumer(process_name(), 0, queue);
+            builder.heartbeat_timeout(RUN_HEARTBEAT_TIMEOUT).create(&store).await
+        }
+    }
+
+    /// Claims as that worker from now on.
+    pub(super) fn go_on_as(&mut self, own: Arc<dyn Consumer>) {
         self.worker = own.id();
         self.own = Some(own);
-        Ok(())
     }
 
     /// A claim, as a future of its own.
@@ -58,7 +71,8 @@ impl Fetcher {
             timeout: self.timeout,
             now: None,
         };
-        async move { (sent, store.claim(claim).await) }
+        let span = tracing::debug_span!("claim", queue = %self.queue, limit = limit.count());
+        async move { (sent, store.claim(claim).await) }.instrument(span)
     }
 
     /// Marks the worker stopped, which releases whatever it might still hold.
@@ -88,11 +102,14 @@ pub(super) struct Pace {
     interval: Duration,
     errors: u32,
     next: Instant,
+    /// Whether a wake-up cuts the wait short. Not after an error, and not while suspended: then it
+    /// would bring one useless claim after the other.
+    wakes: bool,
 }
 
 impl Pace {
     pub(super) fn new(interval: Duration) -> Self {
-        Self { interval, errors: 0, next: Instant::now() }
+        Self { interval: interval.max(SHORTEST_WAIT), errors: 0, next: Instant::now(), wakes: true }
     }
 
     pub(super) fn next(&self) -> Instant {
@@ -103,32 +120,37 @@ impl Pace {
         self.next <= Instant::now()
     }
 
-    /// Whether the wait for the next look may be cut short by a wake-up: it waits, and not because
-    /// the store failed.
-    pub(super) fn is_idle(&self) -> bool {
-        self.errors == 0
+    /// Whether it waits for the next look, and a wake-up may cut that short.
+    pub(super) fn listens(&self) -> bool {
+        self.wakes && !self.is_due()
     }
 
     /// Something was claimed, or something said that there is more: look again at once.
     pub(super) fn again(&mut self) {
-        self.errors = 0;
-        self.next = Instant::now();
+        (self.errors, self.wakes, self.next) = (0, true, Instant::now());
     }
 
     /// Nothing was there: look when the next message is due, at the latest after a jittered
     /// interval, so that idle loops do not fall into step.
     /// Where wake-ups reach everywhere the interval is twice as long.
     pub(super) fn idle(&mut self, due_in: Option<Duration>, reach: Reach) {
-        self.errors = 0;
         let factor = if reach == Reach::Everywhere { 2.0 } else { 1.0 };
         let pause = self.interval.mul_f64(factor * (0.75 + fastrand::f64() / 2.0));
-        self.next = Instant::now() + due_in.map_or(pause, |due| due.min(pause));
+        // What is due and yet was not claimed is in other hands, or noticed a little later.
+        let pause = due_in.map_or(pause, |due| due.max(SHORTEST_WAIT).min(pause));
+        (self.errors, self.wakes, self.next) = (0, true, Instant::now() + pause);
+    }
+
+    /// The worker may not claim at present: look whether that is still so.
+    pub(super) fn suspended(&mut self) {
+        self.idle(None, Reach::Process);
+        self.wakes = false;
     }
 
     /// The store failed: back off.
     pub(super) fn failed(&mut self) {
         self.errors = self.errors.saturating_add(1);
-        self.next = Instant::now() + error_pause(self.errors);
+        (self.wakes, self.next) = (false, Instant::now() + error_pause(self.errors));
     }
 }
 

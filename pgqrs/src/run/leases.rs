@@ -2,35 +2,56 @@
 
 use std::collections::HashMap;
 
-use tokio::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
-use crate::{Action, Message, Receipt, Settlement, VisibilityTimeout};
+use crate::{Action, Context, Message, Receipt, Settlement, VisibilityTimeout};
 
 /// What a loop holds: buffered messages and messages in work.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     leases: HashMap<Receipt, Lease>,
+    /// Never later than the first renewal that is due. It may be earlier: settled leases leave it.
+    next_renewal: Option<Instant>,
+    /// Likewise for the first lease that must be given up.
+    next_fence: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Lease {
+    /// What the claim or the last renewal asked for.
     timeout: VisibilityTimeout,
-    /// When the lease ends, at the latest, by this process's clock: counted from before the claim or
-    /// renewal was sent, so it is never later than the store's own end.
+    /// When the lease ends, at the earliest, by this process's clock: counted from before the claim
+    /// or renewal was sent, so it is never later than the store's own end.
     ends: Instant,
-    /// Cancels the handler that works under the lease.
-    handler: CancellationToken,
+    /// The handler at work under it; `None` in the buffer.
+    handler: Option<Context>,
 }
 
 impl Lease {
     /// When the handler must be cancelled so that it stops before the lease lapses.
     fn fence(&self) -> Instant {
-        self.ends - self.timeout.duration() / 10
+        let wish = self.handler.as_ref().map(Context::wish);
+        let extended = wish.and_then(|wish| Some(wish.until? - wish.timeout.duration() / 10));
+        let fence = self.ends - self.timeout.duration() / 10;
+        extended.map_or(fence, |extended| extended.max(fence))
     }
 
     fn renewal(&self) -> Instant {
         self.ends - self.timeout.duration() * 2 / 3
+    }
+
+    /// Whether it is due for renewal or close to that.
+    fn is_nearly_due(&self, now: Instant) -> bool {
+        self.renewal() <= now + self.timeout.duration() / 6
+    }
+
+    /// How long renewals hold it: as long as the claim did, or longer if its handler wants that.
+    fn renewal_timeout(&self) -> VisibilityTimeout {
+        self.handler.as_ref().map_or(self.timeout, |handler| handler.wish().timeout)
+    }
+
+    fn cancel(&self) {
+        self.handler.iter().for_each(|handler| handler.cancelled().cancel());
     }
 }
 
@@ -39,19 +60,34 @@ impl Leases {
         self.leases.len()
     }
 
+    pub(super) fn next_renewal(&self) -> Option<Instant> {
+        self.next_renewal
+    }
+
+    pub(super) fn next_fence(&self) -> Option<Instant> {
+        self.next_fence
+    }
+
     /// Takes note of messages claimed by a request that was sent at `sent`.
-    pub(super) fn hold(
-        &mut self,
-        messages: &[Message],
-        sent: Instant,
-        handler: &CancellationToken,
-    ) {
+    pub(super) fn hold(&mut self, messages: &[Message], sent: Instant) {
         for message in messages {
-            let timeout = timeout_of(message);
-            let lease =
-                Lease { timeout, ends: sent + timeout.duration(), handler: handler.clone() };
+            let timeout = message.lease();
+            let lease = Lease { timeout, ends: sent + timeout.duration(), handler: None };
+            self.next_renewal = earlier(self.next_renewal, lease.renewal());
+            self.next_fence = earlier(self.next_fence, lease.fence());
             self.leases.insert(message.receipt, lease);
         }
+    }
+
+    /// Takes note of the handler that begins to work on a message.
+    pub(super) fn start(&mut self, receipt: Receipt, handler: &Context) {
+        if let Some(lease) = self.leases.get_mut(&receipt) {
+            lease.handler = Some(handler.clone());
+        }
+    }
+
+    pub(super) fn is_held(&self, receipt: Receipt) -> bool {
+        self.leases.contains_key(&receipt)
     }
 
     /// Forgets a lease; whether it was still held.
@@ -59,72 +95,69 @@ impl Leases {
         self.leases.remove(&receipt).is_some()
     }
 
-    pub(super) fn is_held(&self, receipt: Receipt) -> bool {
-        self.leases.contains_key(&receipt)
-    }
-
-    /// When the next lease wants to be renewed or given up.
-    pub(super) fn next_event(&self) -> Option<Instant> {
-        self.leases.values().map(|lease| lease.renewal().min(lease.fence())).min()
-    }
-
-    /// When the next lease must be given up.
-    pub(super) fn next_fence(&self) -> Option<Instant> {
-        self.leases.values().map(Lease::fence).min()
-    }
-
     /// Cancels all handlers; their leases stay, to be released.
     pub(super) fn cancel_all(&self) {
-        self.leases.values().for_each(|lease| lease.handler.cancel());
+        self.leases.values().for_each(Lease::cancel);
     }
 
     /// The extensions of all leases that are due for renewal, and of those close to it, so that one
     /// statement renews them all.
-    pub(super) fn renewals(&self, now: Instant) -> Vec<Settlement> {
-        let is_close = |lease: &Lease| lease.renewal() <= now + lease.timeout.duration() / 6;
-        let due = self.leases.iter().filter(|(_, lease)| is_close(lease));
+    pub(super) fn renewals(&mut self, now: Instant) -> Vec<Settlement> {
+        let due = self.leases.iter().filter(|(_, lease)| lease.is_nearly_due(now));
         let extend = |(receipt, lease): (&Receipt, &Lease)| Settlement {
             receipt: *receipt,
-            action: Action::Extend(lease.timeout),
+            action: Action::Extend(lease.renewal_timeout()),
         };
-        due.map(extend).collect()
+        let renewals: Vec<_> = due.map(extend).collect();
+        if renewals.is_empty() {
+            self.look_ahead();
+        }
+        renewals
     }
 
-    /// A renewal sent at `sent` succeeded.
-    pub(super) fn renewed(&mut self, receipt: Receipt, sent: Instant) {
-        if let Some(lease) = self.leases.get_mut(&receipt) {
-            lease.ends = sent + lease.timeout.duration();
+    /// Renewals sent at `sent` succeeded for these receipts.
+    pub(super) fn renewed(
+        &mut self,
+        renewed: impl Iterator<Item = (Receipt, VisibilityTimeout)>,
+        sent: Instant,
+    ) {
+        for (receipt, timeout) in renewed {
+            if let Some(lease) = self.leases.get_mut(&receipt) {
+                (lease.timeout, lease.ends) = (timeout, sent + timeout.duration());
+            }
         }
+        self.look_ahead();
     }
 
     /// Gives up a lease and cancels its handler; whether it was still held.
     pub(super) fn give_up(&mut self, receipt: Receipt) -> bool {
-        let lease = self.leases.remove(&receipt);
-        lease.inspect(|lease| lease.handler.cancel()).is_some()
+        self.leases.remove(&receipt).inspect(Lease::cancel).is_some()
     }
 
-    /// Gives up every lease that is about to lapse, and cancels the handlers.
-    pub(super) fn fence(&mut self, now: Instant) -> Vec<Receipt> {
-        let lapsing = self.leases.iter().filter(|(_, lease)| lease.fence() <= now);
-        let lapsing: Vec<_> = lapsing.map(|(receipt, _)| *receipt).collect();
-        for receipt in &lapsing {
-            self.give_up(*receipt);
+    /// Gives up all leases.
+    pub(super) fn give_up_all(&mut self) -> Vec<Receipt> {
+        self.cancel_all();
+        self.leases.drain().map(|(receipt, _)| receipt).collect()
+    }
+
+    /// Gives up every lease that is about to lapse.
+    pub(super) fn give_up_lapsing(&mut self, now: Instant) -> Vec<Receipt> {
+        if self.next_fence.is_none_or(|fence| fence > now) {
+            return Vec::new();
         }
+        let lapsing = self.leases.extract_if(|_, lease| lease.fence() <= now);
+        let lapsing = lapsing.inspect(|(_, lease)| lease.cancel()).map(|(receipt, _)| receipt);
+        let lapsing = lapsing.collect();
+        self.look_ahead();
         lapsing
     }
 
-    /// Gives each of `receipts` a cancellation of its own, when its handler starts.
-    pub(super) fn start(&mut self, receipts: &[Receipt], handler: &CancellationToken) {
-        for receipt in receipts {
-            if let Some(lease) = self.leases.get_mut(receipt) {
-                lease.handler = handler.clone();
-            }
-        }
+    fn look_ahead(&mut self) {
+        self.next_renewal = self.leases.values().map(Lease::renewal).min();
+        self.next_fence = self.leases.values().map(Lease::fence).min();
     }
 }
 
-fn timeout_of(message: &Message) -> VisibilityTimeout {
-    let lease = (message.visible_at - message.claimed_at).to_std();
-    let timeout = lease.ok().and_then(|lease: Duration| VisibilityTimeout::new(lease).ok());
-    timeout.unwrap_or(VisibilityTimeout::MIN)
+fn earlier(one: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(one.map_or(other, |one| one.min(other)))
 }

@@ -152,6 +152,16 @@ pub async fn v5_thousands_of_expired_leases_are_all_claimed(store: &Arc<dyn Stor
     assert_eq!(claimed, ids(&leased));
 }
 
+/// V5: of more than a claim takes in, those that were due first come first.
+pub async fn v5_of_thousands_the_earliest_due_come_first(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    let early = scene.send_all(vec![delayed(30); 700]).await;
+    scene.send_all(vec![delayed(60); 700]).await;
+    let mut claimed = ids(&scene.at(60).claim(700).await);
+    claimed.sort();
+    assert_eq!(claimed, early);
+}
+
 /// V5: of up to 1,000 messages that became ready, the highest priority comes first.
 pub async fn v5_a_thousand_due_messages_come_by_priority(store: &Arc<dyn Store>) {
     let scene = Scene::new(store).await;

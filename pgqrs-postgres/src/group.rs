@@ -1,0 +1,174 @@
+//! Group commit: calls that are in flight at the same time share a statement and a commit.
+//!
+//! While one flush is on its way the next one gathers; an idle store flushes at once, so nothing
+//! ever waits for a timer. Each caller's future resolves after the commit of its own rows. The
+//! technique is the databases' own (D. Gawlick, "Processing 'hot spots' in high performance
+//! systems", 1985), one level up.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use pgqrs::{Error, Result};
+use tokio::sync::oneshot;
+
+/// Rows in one flush at most; a call that is larger flushes by itself.
+const ROWS: usize = 1_000;
+/// Bytes of payload in one flush at most.
+const BYTES: usize = 4 * 1024 * 1024;
+/// Flushes on their way at once: while one waits for its commit another one is built.
+const FLUSHES: usize = 2;
+
+/// What a caller hands in.
+pub(crate) trait Call: Send + Sync + 'static {
+    /// What it is answered.
+    type Answer: Send;
+
+    /// How many rows it adds to the statement.
+    fn rows(&self) -> usize;
+
+    /// How many bytes it adds, roughly.
+    fn bytes(&self) -> usize;
+
+    /// Whether it may share a statement with `first`.
+    fn shares_with(&self, first: &Self) -> bool;
+
+    /// One call for this and `others`, which share a statement with it.
+    fn joined_by(&self, others: &[Self]) -> Self
+    where
+        Self: Sized;
+
+    /// The answer of the joined call, for each of `calls`.
+    fn split(calls: &[Self], answer: Self::Answer) -> Vec<Self::Answer>
+    where
+        Self: Sized;
+}
+
+/// Gathers calls and flushes them.
+pub(crate) struct Group<C: Call> {
+    state: Arc<Mutex<State<C>>>,
+}
+
+struct State<C: Call> {
+    waiting: Vec<(C, oneshot::Sender<Result<C::Answer>>)>,
+    flushes: usize,
+}
+
+impl<C: Call> Group<C> {
+    /// Hands in a call, and answers once it is committed. `run` runs one call, or several joined.
+    ///
+    /// A caller that is dropped leaves its call to happen wholly. If a shared statement fails by an
+    /// error of the data, each call is run again by itself, so that only the guilty one gets the
+    /// error; if its outcome is unknown all learn that, and nothing is repeated.
+    pub(crate) async fn call<F, Fut>(&self, call: C, run: F) -> Result<C::Answer>
+    where
+        F: Fn(C) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<C::Answer>> + Send,
+    {
+        let (answer, answered) = oneshot::channel();
+        let is_free = {
+            let mut state = lock(&self.state);
+            state.waiting.push((call, answer));
+            let is_free = state.flushes < FLUSHES;
+            state.flushes += usize::from(is_free);
+            is_free
+        };
+        if is_free {
+            let mut turn = Turn { state: self.state.clone(), is_over: false };
+            tokio::spawn(async move {
+                while let Some((calls, answers)) = turn.next_flush() {
+                    for (answer, outcome) in answers.into_iter().zip(flush(calls, &run).await) {
+                        // A caller that is gone wants no answer.
+                        let _ = answer.send(outcome);
+                    }
+                }
+            });
+        }
+        answered.await.unwrap_or_else(|_| {
+            Err(Error::Unavailable { reason: "the runtime is shutting down".into(), source: None })
+        })
+    }
+}
+
+async fn flush<C: Call, Fut>(calls: Vec<C>, run: &impl Fn(C) -> Fut) -> Vec<Result<C::Answer>>
+where
+    Fut: Future<Output = Result<C::Answer>>,
+{
+    let [first, others @ ..] = calls.as_slice() else { return Vec::new() };
+    match run(first.joined_by(others)).await {
+        Ok(answer) => C::split(&calls, answer).into_iter().map(Ok).collect(),
+        Err(error) if others.is_empty() => vec![Err(error)],
+        Err(Error::Unavailable { reason, .. }) => {
+            let unknown = |_: &C| Err(Error::Unavailable { reason: reason.clone(), source: None });
+            calls.iter().map(unknown).collect()
+        }
+        Err(_) => {
+            let mut outcomes = Vec::with_capacity(calls.len());
+            for call in calls {
+                outcomes.push(run(call).await);
+            }
+            outcomes
+        }
+    }
+}
+
+impl<C: Call> Default for Group<C> {
+    fn default() -> Self {
+        Self { state: Arc::new(Mutex::new(State { waiting: Vec::new(), flushes: 0 })) }
+    }
+}
+
+impl<C: Call> fmt::Debug for Group<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").finish_non_exhaustive()
+    }
+}
+
+/// The right to flush, one of [`FLUSHES`].
+struct Turn<C: Call> {
+    state: Arc<Mutex<State<C>>>,
+    is_over: bool,
+}
+
+type Flush<C> = (Vec<C>, Vec<oneshot::Sender<Result<<C as Call>::Answer>>>);
+
+impl<C: Call> Turn<C> {
+    /// The calls that go together next: the first that waits, and those behind it that share with
+    /// it. Without any the turn is over.
+    fn next_flush(&mut self) -> Option<Flush<C>> {
+        let mut state = lock(&self.state);
+        let (mut calls, mut answers, mut later) = (Vec::<C>::new(), Vec::new(), Vec::new());
+        let (mut rows, mut bytes) = (0, 0);
+        for (call, answer) in state.waiting.drain(..) {
+            let fits = rows + call.rows() <= ROWS && bytes + call.bytes() <= BYTES;
+            if calls.first().is_none_or(|first| fits && call.shares_with(first)) {
+                (rows, bytes) = (rows + call.rows(), bytes + call.bytes());
+                calls.push(call);
+                answers.push(answer);
+            } else {
+                later.push((call, answer));
+            }
+        }
+        state.waiting = later;
+        if calls.is_empty() {
+            state.flushes -= 1;
+            self.is_over = true;
+            return None;
+        }
+        Some((calls, answers))
+    }
+}
+
+impl<C: Call> Drop for Turn<C> {
+    /// A turn that ends in the middle, with its runtime or by a panic, is free for the next caller.
+    fn drop(&mut self) {
+        if !self.is_over {
+            lock(&self.state).flushes -= 1;
+        }
+    }
+}
+
+fn lock<C: Call>(state: &Mutex<State<C>>) -> MutexGuard<'_, State<C>> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}

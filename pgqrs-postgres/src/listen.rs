@@ -1,0 +1,272 @@
+//! Wake-ups between processes: NOTIFY after what may have made messages ready, LISTEN on a
+//! connection of its own.
+//!
+//! NOTIFY takes a lock on the whole server at commit, so it is sent apart from the work that it
+//! tells of, without payload, and at most once per [`WINDOW`] and queue. A listener is trusted when
+//! a notification of its own has come back: through a transaction pooler LISTEN succeeds and then
+//! nothing ever arrives.
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use pgqrs::{Backoff, QueueName, Reach, Result, Signals, Wakeups};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::{AsyncMessage, Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{Notifications, migrate::checksum, pool::params, store::Inner, url::Target};
+
+/// At most one NOTIFY per queue and store in this time; the first goes out at once.
+const WINDOW: Duration = Duration::from_millis(5);
+/// How long a self-test waits for its own notification.
+const SELF_TEST: Duration = Duration::from_secs(3);
+/// How often a listener is tested again.
+const TEST_EVERY: Duration = Duration::from_secs(60);
+/// How often a listener looks whether new queues are waited for, or none any more.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The signals of a store, fed by its own calls and by its listener.
+pub(crate) struct Listener {
+    pub(crate) signals: Signals,
+    mode: Notifications,
+    config: Config,
+    tls: MakeRustlsConnect,
+    schema: String,
+    waited_for: Mutex<WaitedFor>,
+    sent: Mutex<HashMap<QueueName, Sent>>,
+}
+
+/// The queues to listen for, and whether a task does.
+#[derive(Debug, Default)]
+struct WaitedFor {
+    queues: HashSet<QueueName>,
+    is_listening: bool,
+}
+
+/// When the last NOTIFY of a queue went out, and whether one more is to follow.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Instant,
+    is_pending: bool,
+}
+
+impl Listener {
+    pub(crate) fn new(target: Target, schema: &str, mode: Notifications) -> Result<Self> {
+        Ok(Self {
+            signals: Signals::default(),
+            mode,
+            tls: target.tls.connector()?,
+            config: target.config,
+            schema: schema.to_owned(),
+            waited_for: Mutex::default(),
+            sent: Mutex::default(),
+        })
+    }
+
+    /// The channel of a queue: fits 63 bytes whatever the names are.
+    fn channel(&self, queue: &QueueName) -> String {
+        format!("pgqrs_{:016x}", checksum(&format!("{} {queue}", self.schema)))
+    }
+
+    /// When the next NOTIFY of `queue` may go out; `None` if one is to go out anyway.
+    fn next_notify(&self, queue: &QueueName) -> Option<Instant> {
+        let (mut sent, now) = (lock(&self.sent), Instant::now());
+        match sent.get_mut(queue) {
+            Some(Sent { is_pending: true, .. }) => None,
+            Some(last) if now < last.at + WINDOW => {
+                last.is_pending = true;
+                Some(last.at + WINDOW)
+            }
+            _ => {
+                sent.insert(queue.clone(), Sent { at: now, is_pending: false });
+                Some(now)
+            }
+        }
+    }
+}
+
+/// Wakes whoever waits for `queue`, here and in other processes. Returns at once.
+pub(crate) fn notify(store: &Arc<Inner>, queue: &QueueName) {
+    store.listener.signals.notify(queue);
+    if store.listener.mode == Notifications::Off {
+        return;
+    }
+    if let Some(at) = store.listener.next_notify(queue) {
+        let (store, queue) = (store.clone(), queue.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep_until(at).await;
+            let sent = Sent { at: Instant::now(), is_pending: false };
+            lock(&store.listener.sent).insert(queue.clone(), sent);
+            if let Err(error) = send(&store, &queue).await {
+                tracing::debug!(%error, "could not notify; others find the message by polling");
+            }
+        });
+    }
+}
+
+/// Wakes whoever waits for a queue that this store has lately told of or waits for itself: what was
+/// freed is one of theirs, or is found by polling.
+pub(crate) fn notify_all(store: &Arc<Inner>) {
+    store.listener.signals.notify_all();
+    let waited_for = lock(&store.listener.waited_for).queues.clone();
+    let told_of = lock(&store.listener.sent).keys().cloned().collect();
+    waited_for.union(&told_of).for_each(|queue| notify(store, queue));
+}
+
+/// Sends a NOTIFY and waits until it is out.
+pub(crate) async fn send(store: &Inner, queue: &QueueName) -> Result<()> {
+    let channel = store.listener.channel(queue);
+    store.pool.query(&store.sql.notify, params![channel]).await.map(drop)
+}
+
+/// Wake-ups for `queue`; a listener works while anybody in this process has some.
+pub(crate) fn subscribe(store: &Arc<Inner>, queue: &QueueName) -> Wakeups {
+    let listener = &store.listener;
+    let wakeups = listener.signals.subscribe(queue);
+    if listener.mode == Notifications::On && tokio::runtime::Handle::try_current().is_ok() {
+        let mut waited_for = lock(&listener.waited_for);
+        waited_for.queues.insert(queue.clone());
+        if !waited_for.is_listening {
+            waited_for.is_listening = true;
+            tokio::spawn(listen(Arc::downgrade(store)));
+        }
+    }
+    wakeups
+}
+
+async fn listen(store: Weak<Inner>) {
+    let mut errors = 0;
+    let pauses =
+        Backoff::Exponential { base: Duration::from_millis(200), max: Duration::from_secs(10) };
+    while let Some(inner) = store.upgrade() {
+        let (config, tls) = (inner.listener.config.clone(), inner.listener.tls.clone());
+        drop(inner);
+        let began = Instant::now();
+        match session(&store, config, tls).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, "lost the LISTEN connection; polling until it is back")
+            }
+        }
+        if let Some(inner) = store.upgrade() {
+            inner.listener.signals.set_reach(Reach::Process);
+            // Something may have been missed.
+            inner.listener.signals.notify_all();
+        }
+        errors = if began.elapsed() > TEST_EVERY { 1 } else { errors + 1 };
+        sleep(pauses.delay(errors).duration()).await;
+    }
+}
+
+/// Listens until nobody waits any more (`Ok`) or the connection fails.
+async fn session(
+    store: &Weak<Inner>,
+    config: Config,
+    tls: MakeRustlsConnect,
+) -> Result<(), tokio_postgres::Error> {
+    let (client, mut connection) = config.connect(tls).await?;
+    let (heard, mut notifications) = tokio::sync::mpsc::unbounded_channel();
+    let reading = tokio::spawn(async move {
+        // Ends with the connection, which drops `heard`.
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            match message {
+                Ok(AsyncMessage::Notification(notification)) => {
+                    if heard.send(notification.channel().to_owned()).is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    });
+    let mut reading = AbortOnDropHandle::new(reading);
+    let mut channels = HashMap::new();
+    let mut next_test = Instant::now();
+    let mut testing: Option<Instant> = None;
+    loop {
+        let Some(inner) = store.upgrade() else { return Ok(()) };
+        let listener = &inner.listener;
+        if is_over(listener) {
+            return Ok(());
+        }
+        let is_new = listen_to_new(&client, listener, &mut channels).await?;
+        if is_new || Instant::now() >= next_test {
+            next_test = Instant::now() + TEST_EVERY;
+            testing = self_test(&inner, &channels);
+        }
+        if testing.is_some_and(|since| since.elapsed() > SELF_TEST) {
+            testing = None;
+            listener.signals.set_reach(Reach::Process);
+            tracing::warn!(
+                "a notification did not come back: a pooler between? Polling instead; give \
+                 Options::listen_url a direct connection"
+            );
+        }
+        drop(inner);
+        let heard = tokio::select! {
+            heard = timeout(LOOK, notifications.recv()) => heard,
+            ended = &mut reading => return ended.unwrap_or(Ok(())),
+        };
+        let Some(inner) = store.upgrade() else { return Ok(()) };
+        if let Ok(Some(channel)) = heard {
+            if testing.take().is_some() {
+                inner.listener.signals.set_reach(Reach::Everywhere);
+            }
+            if let Some(queue) = channels.get(&channel) {
+                inner.listener.signals.notify(queue);
+            }
+        }
+    }
+}
+
+/// Whether the listener is to end because nobody waits.
+fn is_over(listener: &Listener) -> bool {
+    let mut waited_for = lock(&listener.waited_for);
+    let is_over = !listener.signals.has_subscribers();
+    if is_over {
+        *waited_for = WaitedFor::default();
+        listener.signals.set_reach(Reach::Process);
+    }
+    is_over
+}
+
+/// Listens to the channels of queues that are newly waited for; whether there are any.
+async fn listen_to_new(
+    client: &Client,
+    listener: &Listener,
+    channels: &mut HashMap<String, QueueName>,
+) -> Result<bool, tokio_postgres::Error> {
+    let queues = lock(&listener.waited_for).queues.clone();
+    let mut is_new = false;
+    for queue in queues {
+        let channel = listener.channel(&queue);
+        if let Entry::Vacant(entry) = channels.entry(channel) {
+            let channel = entry.key();
+            client.batch_execute(&format!("LISTEN {channel}")).await?;
+            // What was enqueued before it took effect.
+            listener.signals.notify(&queue);
+            entry.insert(queue);
+            is_new = true;
+        }
+    }
+    Ok(is_new)
+}
+
+/// Sends a notification to one of the channels, by another connection.
+fn self_test(store: &Arc<Inner>, channels: &HashMap<String, QueueName>) -> Option<Instant> {
+    let queue = channels.values().next()?.clone();
+    let store = store.clone();
+    tokio::spawn(async move { send(&store, &queue).await });
+    Some(Instant::now())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
