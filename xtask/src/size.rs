@@ -10,17 +10,22 @@ use crate::{Failure, root};
 /// Lines of one file, tests included.
 const FILE: usize = 600;
 
+/// The tutorial for authors of backends is one file, for it is read from top to bottom.
+const TUTORIAL: (&str, usize) = ("custom_store.rs", 700);
+
 /// Lines of code of a crate: SQL included; unit tests, comments and blank lines left out.
 const CRATES: [(&str, usize); 3] =
-    [("pgqrs", 4000), ("pgqrs-postgres", 1500), ("pgqrs-sqlite", 1500)];
+    [("pgqrs", 4500), ("pgqrs-postgres", 3000), ("pgqrs-sqlite", 2500)];
 
 /// Prints the sizes of the crates; fails for what is too large.
 pub(crate) fn check() -> Result<(), Failure> {
     let mut failures = Vec::new();
     for path in sources(&root())? {
         let lines = read(&path)?.lines().count();
-        if lines > FILE {
-            failures.push(format!("{}: {lines} lines, more than {FILE}", path.display()));
+        let is_tutorial = path.file_name().is_some_and(|name| name == TUTORIAL.0);
+        let limit = if is_tutorial { TUTORIAL.1 } else { FILE };
+        if lines > limit {
+            failures.push(format!("{}: {lines} lines, more than {limit}", path.display()));
         }
     }
     for (name, limit) in CRATES {

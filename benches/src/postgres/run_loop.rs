@@ -12,7 +12,10 @@ use super::{
 use crate::{
     Options, Result,
     contest::{Contest, Sample},
-    latency::{Kind, Producer, age, ended, offer_from_child, paced, pick_up, stamped},
+    latency::{
+        Kind, Producer, WARM_UP, after_warm_up, age, ended, offer_from_child, paced, pick_up,
+        stamped,
+    },
     ours,
     report::Report,
 };
@@ -37,7 +40,7 @@ pub(crate) async fn run_loop(
         .run(options.rounds, report)
         .await?;
     report.note(&format!("the loop's batches had {} messages on average", batch.get()));
-    let messages = options.scaled(200);
+    let messages = WARM_UP + options.scaled(200);
     Contest::new(SCENARIO, "enqueue to handler, idle, another process")
         .contender("ours", || latency(server, messages))
         .contender("bare LISTEN/NOTIFY", || bare_latency(server, messages))
@@ -91,7 +94,7 @@ async fn latency(server: &Postgres, messages: usize) -> Result<Sample> {
         .on_fresh_database(async |database| {
             let store = database.store().await?;
             let ages = pick_up(&store, Producer::Process(&database.url), messages).await?;
-            Ok(Sample::latencies(ages))
+            Ok(after_warm_up(ages))
         })
         .await
 }
@@ -112,7 +115,7 @@ async fn bare_latency(server: &Postgres, messages: usize) -> Result<Sample> {
                 }
             }
             ended(child).await?;
-            Ok(Sample::latencies(ages))
+            Ok(after_warm_up(ages))
         })
         .await
 }

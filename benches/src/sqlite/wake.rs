@@ -6,7 +6,10 @@ use super::{Place, Synchronous, floor::Floor};
 use crate::{
     Options, Result,
     contest::{Contest, Sample},
-    latency::{Kind, Producer, age, ended, offer_from_child, paced, pick_up, stamped},
+    latency::{
+        Kind, Producer, WARM_UP, after_warm_up, age, ended, offer_from_child, paced, pick_up,
+        stamped,
+    },
     report::Report,
 };
 
@@ -14,7 +17,7 @@ const SCENARIO: &str = "sqlite-wake";
 const LOOK: Duration = Duration::from_millis(1);
 
 pub(crate) async fn wake(place: &Place, options: &Options, report: &mut Report) -> Result<()> {
-    let messages = options.scaled(200);
+    let messages = WARM_UP + options.scaled(200);
     Contest::new(SCENARIO, format!("{place}: enqueue to handler, idle, another process"))
         .contender("ours", || ours(place, messages))
         .contender("bare, data_version every 1 ms", || bare(place, messages))
@@ -30,13 +33,13 @@ async fn ours(place: &Place, messages: usize) -> Result<Sample> {
     let file = place.file()?;
     let store = file.store().await?;
     let ages = pick_up(&store, Producer::Process(&file.url()), messages).await?;
-    Ok(Sample::latencies(ages))
+    Ok(after_warm_up(ages))
 }
 
 async fn own(place: &Place, messages: usize) -> Result<Sample> {
     let file = place.file()?;
     let store = file.store().await?;
-    Ok(Sample::latencies(pick_up(&store, Producer::Own, messages).await?))
+    Ok(after_warm_up(pick_up(&store, Producer::Own, messages).await?))
 }
 
 async fn bare(place: &Place, messages: usize) -> Result<Sample> {
@@ -54,7 +57,7 @@ async fn bare(place: &Place, messages: usize) -> Result<Sample> {
         }
     }
     ended(child).await?;
-    Ok(Sample::latencies(ages))
+    Ok(after_warm_up(ages))
 }
 
 /// The child's side of the bare latency.

@@ -1,5 +1,7 @@
 //! What holds for workers of every backend, whatever becomes of their processes.
 
+#![allow(clippy::unwrap_used, reason = "a check fails by panicking")]
+
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{TimeDelta, Utc};
