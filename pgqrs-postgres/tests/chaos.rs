@@ -1,6 +1,8 @@
 //! Eight processes on one server, 20,000 messages, processes killed with SIGKILL at random, and one
 //! replaced under its own identity while it still runs.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use pgqrs_postgres::PostgresStore;
 use pgqrs_testkit::{
     chaos::{self, Plan, Program},

@@ -1,5 +1,7 @@
 //! The contract, on Postgres: case by case, by random programs, and under concurrent stress.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use pgqrs_postgres::PostgresStore;
 use pgqrs_testkit::server::Database;
 

@@ -1,5 +1,7 @@
 //! Connections: errors that name the remedy, timeouts, and no connection reused after a cut call.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use std::time::Duration;
 
 use pgqrs::{

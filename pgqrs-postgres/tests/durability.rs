@@ -1,5 +1,7 @@
 //! E2: what was acknowledged survives a crash of the server, and so do the numbers given out.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use std::{
     collections::HashSet,
     sync::{

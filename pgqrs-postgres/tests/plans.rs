@@ -3,6 +3,8 @@
 //! planned for any parameters and for the ones given, no statement may walk over or sort more than
 //! it takes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use pgqrs::Store as _;
 use serde_json::Value;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};

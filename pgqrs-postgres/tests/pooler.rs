@@ -1,5 +1,7 @@
 //! The contract through PgBouncer in transaction mode, which the default options have to notice.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use pgqrs_postgres::PostgresStore;
 use pgqrs_testkit::server::{Bouncer, Database, bouncer, database};
 

@@ -1,5 +1,6 @@
 //! Run loops in processes of their own, while the server and the network fail.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 #![cfg(unix)]
 
 use std::{env, time::Duration};

@@ -1,5 +1,7 @@
 //! Installing, verifying, and what calls say before and after.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use std::{env, process::Stdio};
 
 use futures::future::join_all;

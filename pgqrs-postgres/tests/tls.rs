@@ -1,5 +1,7 @@
 //! `sslmode` and `sslrootcert`, against a server with a certificate for `localhost`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use std::io::Write as _;
 
 use pgqrs::Error;

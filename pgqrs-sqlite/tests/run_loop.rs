@@ -1,5 +1,6 @@
 //! Run loops in processes of their own, on one file.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 #![cfg(unix)]
 
 use pgqrs_sqlite::SqliteStore;

@@ -1,5 +1,7 @@
 //! The run loop on the in-memory store, in a paused runtime: time passes only when nothing runs.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use std::{
     sync::{
         Arc, Mutex,

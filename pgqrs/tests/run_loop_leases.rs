@@ -1,5 +1,7 @@
 //! What a run loop holds, keeps and lets go, in a paused runtime: time passes only when nothing runs.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
+
 use std::{
     collections::BTreeMap,
     sync::{
