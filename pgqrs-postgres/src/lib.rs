@@ -9,7 +9,7 @@
 //! # }
 //! ```
 //!
-//! Postgres 12 or later. Every call is one statement or one short transaction, keeps no state in the
+//! Postgres 13 or later. Every call is one statement or one short transaction, keeps no state in the
 //! session and takes only transaction-scoped locks, so that transaction poolers such as PgBouncer
 //! may stand between; see [`StatementMode`].
 
