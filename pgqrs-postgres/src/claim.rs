@@ -32,17 +32,20 @@ impl Due {
         store.due().get(queue).copied().unwrap_or(never)
     }
 
-    fn remember(self, store: &Inner, queue: &QueueName) {
-        store.due().insert(queue.clone(), self);
+    /// Replaces what was known when the claim began, unless another look was asked for meanwhile.
+    fn remember(mut self, store: &Inner, queue: &QueueName, began_with: Self) {
+        let mut all = store.due();
+        let looked = all.get(queue).map_or(began_with.looked, |known| known.looked);
+        if looked < began_with.looked {
+            self.looked = looked;
+        }
+        all.insert(queue.clone(), self);
     }
 }
 
-/// Takes note of a message that will be due in `delay`.
-pub(crate) fn will_be_due(store: &Inner, queue: &QueueName, delay: Duration) {
-    if let Some(due) = store.due().get_mut(queue) {
-        let at = Instant::now().checked_add(delay);
-        due.next = due.next.into_iter().chain(at).min();
-    }
+/// Lets the next claims look again: this store has just made messages wait for their time.
+pub(crate) fn look_again(store: &Inner) {
+    store.due().values_mut().for_each(|due| due.looked = store.started);
 }
 
 pub(crate) async fn claim(store: &Inner, claim: &Claim) -> Result<Claimed> {
@@ -51,11 +54,11 @@ pub(crate) async fn claim(store: &Inner, claim: &Claim) -> Result<Claimed> {
         promote(store, claim).await?;
         return Ok(take(store, claim, limit, true).await?.claimed);
     }
-    let mut due = Due::of(store, &claim.queue);
-    let mut look = due.looked.elapsed() > LOOK_EVERY || due.looked == store.started;
+    let known = Due::of(store, &claim.queue);
+    let mut due = known;
+    let look = due.looked.elapsed() > LOOK_EVERY || due.looked == store.started;
     if look && due.is_busy {
         promote(store, claim).await?;
-        (due.looked, look) = (Instant::now(), false);
     }
     let mut taken = take(store, claim, limit, look).await?;
     if taken.is_overdue {
@@ -71,7 +74,7 @@ pub(crate) async fn claim(store: &Inner, claim: &Claim) -> Result<Claimed> {
         due.looked = Instant::now();
         due.next = due_in.and_then(|due_in| due.looked.checked_add(due_in));
     }
-    due.remember(store, &claim.queue);
+    due.remember(store, &claim.queue, known);
     let due_in = due.next.map(|next| next.saturating_duration_since(Instant::now()));
     Ok(Claimed { due_in: due_in.filter(|_| messages.is_empty()), messages })
 }

@@ -200,7 +200,7 @@ impl Store for PostgresStore {
         // The limit stands in the database; the statement looks at it.
         enqueue.check(usize::MAX)?;
         let (queue, store) = (enqueue.queue.clone(), self.inner.clone());
-        let delay = enqueue.messages.iter().map(|message| message.delay).min().unwrap_or_default();
+        let is_delayed = enqueue.messages.iter().any(|message| message.delay > Delay::ZERO);
         let ids = if enqueue.now.is_some() {
             store.repeat(|| enqueue::enqueue(&store, &enqueue)).await?
         } else {
@@ -210,11 +210,10 @@ impl Store for PostgresStore {
             };
             self.inner.enqueues.call(enqueue, run).await?
         };
-        if delay == Delay::ZERO {
-            listen::notify(&self.inner, &queue);
-        } else {
-            claim::will_be_due(&self.inner, &queue, delay.duration());
+        if is_delayed {
+            claim::look_again(&self.inner);
         }
+        listen::notify(&self.inner, &queue);
         Ok(ids)
     }
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
@@ -235,6 +234,7 @@ impl Store for PostgresStore {
             self.inner.settles.call(settle.settlements, run).await?
         };
         if has_freed {
+            claim::look_again(&self.inner);
             listen::notify_all(&self.inner);
         }
         Ok(outcomes)
