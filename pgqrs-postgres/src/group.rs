@@ -91,14 +91,17 @@ impl<C: Call> Group<C> {
     }
 }
 
-async fn flush<C: Call, Fut>(calls: Vec<C>, run: &impl Fn(C) -> Fut) -> Vec<Result<C::Answer>>
+async fn flush<C: Call, Fut>(mut calls: Vec<C>, run: &impl Fn(C) -> Fut) -> Vec<Result<C::Answer>>
 where
     Fut: Future<Output = Result<C::Answer>>,
 {
+    if calls.len() == 1 {
+        // Moved, not copied: it may be large.
+        return vec![run(calls.remove(0)).await];
+    }
     let [first, others @ ..] = calls.as_slice() else { return Vec::new() };
     match run(first.joined_by(others)).await {
         Ok(answer) => C::split(&calls, answer).into_iter().map(Ok).collect(),
-        Err(error) if others.is_empty() => vec![Err(error)],
         Err(Error::Unavailable { reason, .. }) => {
             let unknown = |_: &C| Err(Error::Unavailable { reason: reason.clone(), source: None });
             calls.iter().map(unknown).collect()

@@ -145,8 +145,11 @@ impl Store for SqliteStore {
         let now = claim.now;
         let leased = self.write(move |tx| claim::claim(tx, &claim)).await?;
         let (claimed, unreadable) = leased.parse();
-        if !unreadable.is_empty() {
-            self.bury(unreadable, now).await?;
+        if !unreadable.is_empty()
+            && let Err(error) = self.bury(unreadable, now).await
+        {
+            // It never fails the claim, whose other messages are leased already (E5).
+            tracing::warn!(%error, "could not bury messages that do not parse");
         }
         Ok(claimed)
     }
