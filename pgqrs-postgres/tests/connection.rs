@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use pgqrs::{
-    BatchSize, Claim, Enqueue, Error, Json, MetricsFilter, NewMessage, QueueFilter, QueueName,
-    Store,
+    BatchSize, Claim, DeadLetters, Enqueue, Error, Json, MetricsFilter, NewMessage, QueueFilter,
+    QueueName, Redrive, Store,
 };
 use pgqrs_postgres::{Options, PostgresStore, StatementMode};
 use pgqrs_testkit::server::{self, Cluster, Database, database};
@@ -150,6 +150,29 @@ async fn a_dropped_enqueue_happens_wholly() {
     lock.rollback().await.unwrap();
     until_idle(&database).await;
     assert_eq!(live(&store).await, 1);
+}
+
+/// Q2: what adds live messages waits for a deletion of the queue in flight.
+#[tokio::test]
+async fn a_redrive_waits_for_a_deletion_of_its_queue() {
+    let database = database().await.unwrap();
+    let store = installed(&database, Options::default()).await;
+    let mut blocker = client(&database).await;
+    let deletion = blocker.transaction().await.unwrap();
+    deletion.batch_execute("SELECT FROM pgqrs.queues FOR UPDATE").await.unwrap();
+    let redrive = Redrive {
+        queue: one_message().queue,
+        letters: DeadLetters::Oldest(BatchSize::ONE),
+        now: None,
+    };
+    let mut redriving = std::pin::pin!(store.redrive(redrive));
+    tokio::select! {
+        done = &mut redriving => panic!("it did not wait: {done:?}"),
+        () = until_blocked(&database) => {}
+    }
+    deletion.batch_execute("DELETE FROM pgqrs.queues").await.unwrap();
+    deletion.commit().await.unwrap();
+    assert!(matches!(redriving.await, Err(Error::QueueNotFound { .. })));
 }
 
 /// Calls that share a statement: the error goes to the one whose data it is.
