@@ -4,10 +4,10 @@ use std::fmt;
 
 use crate::{
     ArchiveFilter, ArchivedMessage, BatchSize, Configure, CreateQueue, DeadLetters, DeleteQueue,
-    Error, LiveMessage, LiveMessages, MessageFilter, MessageId, MetricsFilter, Outcome, Page,
-    Purge, PurgeScope, Queue, QueueChanges, QueueFilter, QueueMetrics, QueueName, QueueSettings,
-    QueueState, Redrive, Result, Retention, Store, StoreSettings, Sweep, Swept, Transition,
-    UpdateQueue, WorkerChange, WorkerFilter, WorkerId, WorkerRecord,
+    Error, Finding, LiveMessage, LiveMessages, MessageFilter, MessageId, MetricsFilter, Outcome,
+    Page, Purge, PurgeScope, Queue, QueueChanges, QueueFilter, QueueMetrics, QueueName,
+    QueueSettings, QueueState, Redrive, Result, Retention, Store, StoreSettings, Sweep, Swept,
+    Transition, UpdateQueue, WorkerChange, WorkerFilter, WorkerId, WorkerRecord,
 };
 
 /// The operator's face of `store`: schema, queues, metrics, workers, dead letters, retention.
@@ -47,6 +47,15 @@ impl<S: Store + ?Sized> Admin<'_, S> {
     /// [`Error::SchemaMissing`], [`Error::SchemaTooNew`], [`Error::SchemaDrift`].
     pub async fn verify(&self) -> Result<()> {
         self.store.verify().await
+    }
+
+    /// Looks for what slows queues down or endangers them: long transactions, a log that grows,
+    /// clocks apart. Every check is reported, also the good ones.
+    ///
+    /// # Errors
+    /// Of the store. What could not be looked at is a finding, no error.
+    pub async fn doctor(&self) -> Result<Vec<Finding>> {
+        self.store.doctor().await
     }
 
     /// What holds for the whole store.

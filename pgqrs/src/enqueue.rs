@@ -133,6 +133,20 @@ impl<'a> EnqueueBuilder<'a> {
     /// 1 to 10,000 messages), [`Error::NotJson`], [`Error::QueueMissing`]; nothing is enqueued.
     /// After [`Error::Unavailable`] they may have been.
     pub async fn execute<S: Store + ?Sized>(self, store: &S) -> Result<Vec<MessageId>> {
+        let producer = self.producer;
+        let command = self.command()?;
+        if let Some(producer) = producer {
+            producer.ensure_ready().await?;
+        }
+        store.enqueue(command).await
+    }
+
+    /// The command, for a backend that enqueues in a transaction of the caller's. A producer's
+    /// state is not looked at.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute), but for what only the store knows.
+    pub fn command(self) -> Result<Enqueue> {
         let (headers, delay, priority) = (self.headers?, self.delay?, self.priority?);
         let message = |payload| NewMessage {
             payload,
@@ -147,16 +161,11 @@ impl<'a> EnqueueBuilder<'a> {
                 let (worker, serves) = (producer.id(), producer.queue().clone());
                 return Err(Error::WrongQueue { worker, serves, asked });
             }
-            (_, Some(producer)) => {
-                producer.ensure_ready().await?;
-                producer.queue().clone()
-            }
+            (_, Some(producer)) => producer.queue().clone(),
             (Some(queue), None) => queue,
-            (None, None) => {
-                return Err(Error::QueueMissing { remedy: ".to(queue)" });
-            }
+            (None, None) => return Err(Error::QueueMissing { remedy: ".to(queue)" }),
         };
-        store.enqueue(Enqueue { queue, messages, now: self.now }).await
+        Ok(Enqueue { queue, messages, now: self.now })
     }
 }
 

@@ -35,6 +35,7 @@ mod command;
 mod consumer;
 mod context;
 mod dequeue;
+mod doctor;
 mod enqueue;
 mod error;
 mod handle;
@@ -64,6 +65,7 @@ pub use command::{
 pub use consumer::{Consumer, ConsumerBuilder, consumer};
 pub use context::Context;
 pub use dequeue::{Dequeue, dequeue};
+pub use doctor::{Finding, Health};
 pub use enqueue::{EnqueueBuilder, enqueue};
 pub use error::{Error, HandlerError, Result, Source};
 pub use handle::{Handle, Handler};

@@ -24,8 +24,8 @@ use async_trait::async_trait;
 
 use crate::{
     ArchiveFilter, ArchivedMessage, Capabilities, Claim, Claimed, Configure, CreateQueue,
-    DeleteQueue, Enqueue, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter, Purge,
-    Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, Settle, Settled,
+    DeleteQueue, Enqueue, Finding, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter,
+    Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, Settle, Settled,
     StoreSettings, Sweep, Swept, Transition, UpdateQueue, Wakeups, WorkerFilter, WorkerRecord,
 };
 
@@ -61,6 +61,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// [`Error::SchemaDrift`](crate::Error::SchemaDrift), which names each finding.
     async fn verify(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// Looks for what slows queues down or endangers them, as this database knows it; every check is
+    /// reported, also the good ones. It writes nothing. Nothing is looked at by default.
+    async fn doctor(&self) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
     }
 
     /// Changes and returns what holds for the whole store. See [`Configure`].
@@ -265,6 +271,9 @@ impl<T: Store + ?Sized> Store for Arc<T> {
     }
     async fn verify(&self) -> Result<()> {
         (**self).verify().await
+    }
+    async fn doctor(&self) -> Result<Vec<Finding>> {
+        (**self).doctor().await
     }
     async fn configure(&self, configure: Configure) -> Result<StoreSettings> {
         (**self).configure(configure).await

@@ -7,7 +7,7 @@ use std::{collections::HashSet, time::Duration};
 use chrono::{TimeDelta, Utc};
 use pgqrs::{
     ArchiveFilter, ArchivedMessage, BatchSize, LiveMessage, MessageFilter, MessageState, Outcome,
-    Page, Store, WorkerFilter, WorkerState, admin, enqueue,
+    Page, Store, Sweep, WorkerFilter, WorkerState, admin, enqueue,
 };
 use tokio::time::Instant;
 
@@ -59,7 +59,7 @@ pub async fn a_frozen_worker_settles_nothing_late<S: Store>(store: &S, program: 
     let (frozen, other) = (Worker::start(&program, work), Worker::start(&program, work));
     let begun = || (frozen.told().began.len() >= 8 && !other.told().began.is_empty()).then_some(());
     until("both workers' work", PATIENCE, begun).await;
-    frozen.signal(Signal::STOP);
+    freeze(store, &frozen).await;
     // The other one takes over what the first one holds, once those leases have lapsed.
     all_archived(store, 100, PATIENCE).await;
     let late: HashSet<_> = {
@@ -76,6 +76,21 @@ pub async fn a_frozen_worker_settles_nothing_late<S: Store>(store: &S, program: 
         assert!(!settled_late, "{message:?}");
     }
     assert_adds_up(store, 100, &[frozen, other]).await;
+}
+
+/// Freezes a worker outside its transactions: a process that is frozen in the middle of a commit
+/// keeps what it has locked, which on SQLite is the whole file, until it goes on.
+async fn freeze<S: Store>(store: &S, worker: &Worker) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        worker.signal(Signal::STOP);
+        match store.sweep(Sweep::default()).await {
+            Ok(_) => return,
+            Err(error) => assert!(error.is_unavailable() && Instant::now() < deadline, "{error}"),
+        }
+        worker.signal(Signal::CONT);
+        pause().await;
+    }
 }
 
 /// Asks a worker with a full queue to stop: it ends soon, and nothing is leased then.
