@@ -75,8 +75,11 @@ impl MemoryStore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self, injected: Option<DateTime<Utc>>) -> DateTime<Utc> {
-        truncate_to_micros(injected.unwrap_or_else(|| (self.clock)()))
+    /// Locks the state, and then reads the clock: a command that has waited for the lock must not act
+    /// at an instant from before, or its lease would begin before the one that it found expired.
+    fn begin(&self, injected: Option<DateTime<Utc>>) -> (MutexGuard<'_, State>, DateTime<Utc>) {
+        let state = self.state();
+        (state, truncate_to_micros(injected.unwrap_or_else(|| (self.clock)())))
     }
 }
 
@@ -107,8 +110,7 @@ impl Store for MemoryStore {
 
     async fn create_queue(&self, create: CreateQueue) -> Result<Queue> {
         create.settings.check()?;
-        let now = self.now(create.now);
-        let mut state = self.state();
+        let (mut state, now) = self.begin(create.now);
         let queue = state.queues.entry(create.queue.clone()).or_insert_with(|| {
             state::QueueData::new(Queue {
                 name: create.queue,
@@ -149,8 +151,7 @@ impl Store for MemoryStore {
     }
 
     async fn metrics(&self, filter: MetricsFilter) -> Result<Vec<QueueMetrics>> {
-        let now = self.now(filter.now);
-        let state = self.state();
+        let (state, now) = self.begin(filter.now);
         match &filter.queue {
             Some(name) => state.queue(name).map(|data| vec![state.metrics(data, now)]),
             None => Ok(state.queues.values().map(|data| state.metrics(data, now)).collect()),
@@ -158,23 +159,24 @@ impl Store for MemoryStore {
     }
 
     async fn enqueue(&self, enqueue: Enqueue) -> Result<Vec<MessageId>> {
-        let now = self.now(enqueue.now);
         let queue = enqueue.queue.clone();
-        let ids = self.state().enqueue(enqueue, now)?;
+        let ids = {
+            let (mut state, now) = self.begin(enqueue.now);
+            state.enqueue(enqueue, now)?
+        };
         self.signals.notify(&queue);
         Ok(ids)
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
-        let now = self.now(claim.now);
-        self.state().claim(&claim, now)
+        let (mut state, now) = self.begin(claim.now);
+        state.claim(&claim, now)
     }
 
     async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {
         settle.check()?;
-        let now = self.now(settle.now);
         let has_freed = settle.frees_messages();
-        let mut state = self.state();
+        let (mut state, now) = self.begin(settle.now);
         let outcomes = settle.settlements.into_iter().map(|one| state.settle(one, now)).collect();
         drop(state);
         if has_freed {
@@ -184,23 +186,23 @@ impl Store for MemoryStore {
     }
 
     async fn messages(&self, filter: MessageFilter) -> Result<Vec<LiveMessage>> {
-        let now = self.now(filter.now);
-        let state = self.state();
+        let (state, now) = self.begin(filter.now);
         let page = after(&state.live, filter.page).map(|(id, live)| live.read(*id, now));
         Ok(page.filter(|row| filter.matches(row)).take(filter.page.limit.count()).collect())
     }
 
     async fn archive(&self, filter: ArchiveFilter) -> Result<Vec<ArchivedMessage>> {
-        let now = self.now(filter.now);
-        let state = self.state();
+        let (state, now) = self.begin(filter.now);
         let shows = |row: &&ArchivedMessage| filter.matches(row) && state.is_retained(row, now);
         let page = after(&state.archive, filter.page).map(|(_, row)| row).filter(shows);
         Ok(page.take(filter.page.limit.count()).cloned().collect())
     }
 
     async fn redrive(&self, redrive: Redrive) -> Result<Vec<MessageId>> {
-        let now = self.now(redrive.now);
-        let ids = self.state().redrive(&redrive, now)?;
+        let ids = {
+            let (mut state, now) = self.begin(redrive.now);
+            state.redrive(&redrive, now)?
+        };
         self.signals.notify(&redrive.queue);
         Ok(ids)
     }
@@ -223,8 +225,7 @@ impl Store for MemoryStore {
 
     async fn register(&self, register: Register) -> Result<WorkerRecord> {
         register.check()?;
-        let now = self.now(register.now);
-        let mut state = self.state();
+        let (mut state, now) = self.begin(register.now);
         state.queue(&register.queue)?;
         let id = crate::WorkerId(state.next());
         let same = |worker: &&WorkerRecord| register.replaces(worker);
@@ -243,8 +244,7 @@ impl Store for MemoryStore {
     }
 
     async fn transition(&self, transition: Transition) -> Result<WorkerRecord> {
-        let now = self.now(transition.now);
-        let mut state = self.state();
+        let (mut state, now) = self.begin(transition.now);
         let mut record = state.worker(transition.worker, &transition.queue)?.clone();
         record.state = record.transition(transition.change)?;
         match transition.change {
@@ -268,9 +268,8 @@ impl Store for MemoryStore {
     }
 
     async fn sweep(&self, sweep: Sweep) -> Result<Swept> {
-        let now = self.now(sweep.now);
         let limit = sweep.limit.count();
-        let mut state = self.state();
+        let (mut state, now) = self.begin(sweep.now);
         let mut swept = Swept { buried: state.bury_expired(limit, now), ..Swept::default() };
 
         let is_dead = |worker: &&WorkerRecord| {
@@ -316,4 +315,30 @@ impl Store for MemoryStore {
 fn after<Id: Ord + Copy, Row>(rows: &BTreeMap<Id, Row>, page: Page<Id>) -> Range<'_, Id, Row> {
     let start = page.after.map_or(Bound::Unbounded, Bound::Excluded);
     rows.range((start, Bound::Unbounded))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{OnceLock, TryLockError};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_clock_is_read_by_the_command_whose_turn_it_is() {
+        let known: Arc<OnceLock<MemoryStore>> = Arc::default();
+        let clock = {
+            let known = known.clone();
+            move || {
+                let state = known.get().map(|store: &MemoryStore| store.state.try_lock());
+                assert!(matches!(state, Some(Err(TryLockError::WouldBlock))));
+                Utc::now()
+            }
+        };
+        let store = known.get_or_init(|| MemoryStore::with_clock(clock));
+        crate::admin(store).create_queue("tasks").await.unwrap();
+        crate::enqueue().message("a").to("tasks").execute(store).await.unwrap();
+        let claimed = crate::dequeue().from("tasks").fetch_all(store).await.unwrap();
+        assert_eq!(claimed.len(), 1);
+        store.sweep(Sweep::default()).await.unwrap();
+    }
 }
