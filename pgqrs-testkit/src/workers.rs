@@ -22,7 +22,7 @@ pub use checks::{
 };
 use pgqrs::{Receipt, Store};
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 
 use crate::chaos::Program;
@@ -97,9 +97,23 @@ impl Worker {
     /// # Panics
     /// If it cannot be sent.
     pub fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        let sent = pid.map(|pid| kill_process(pid, signal));
+        let sent = self.pid().map(|pid| kill_process(pid, signal));
         assert!(matches!(sent, Some(Ok(()))), "{signal:?} was not sent: {sent:?}");
+    }
+
+    /// Freezes it, and returns when none of its threads runs any more. [`Signal::CONT`] lets it go on.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let stopped = waitpid(self.pid(), WaitOptions::UNTRACED);
+        let is_stopped = matches!(&stopped, Ok(Some((_, status))) if status.stopped());
+        assert!(is_stopped, "the worker did not stop: {stopped:?}");
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }
 
     /// Asks it to stop, and waits until it has.
