@@ -1,16 +1,17 @@
 //! Queues: names, settings, and what an operator asks first about them.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{Backoff, Error, Result, VisibilityTimeout};
 
-/// The name of a queue: 1 to 63 characters of `A-Z a-z 0-9 _ . -`.
+/// The name of a queue: 1 to 63 characters of `A-Z a-z 0-9 _ . -`. Clones share it: every message
+/// carries one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct QueueName(String);
+pub struct QueueName(Arc<str>);
 
 impl QueueName {
     /// The longest name, in characters.
@@ -26,7 +27,7 @@ impl QueueName {
         if name.is_empty() || name.len() > Self::MAX_LEN || !name.bytes().all(allowed) {
             return Err(Error::InvalidQueueName { name });
         }
-        Ok(Self(name))
+        Ok(Self(name.into()))
     }
 
     /// The name.
@@ -89,7 +90,7 @@ impl TryFrom<&QueueName> for QueueName {
 
 impl From<QueueName> for String {
     fn from(name: QueueName) -> Self {
-        name.0
+        name.0.as_ref().to_owned()
     }
 }
 
