@@ -67,11 +67,12 @@ pub struct Plan {
 
 impl Plan {
     /// So many processes, 20,000 messages or as many as `PGQRS_CHAOS_MESSAGES` says, and three
-    /// kills for each process.
+    /// kills for each process or as many as `PGQRS_CHAOS_KILLS` says.
     pub fn of(processes: usize) -> Self {
-        let messages = env::var("PGQRS_CHAOS_MESSAGES").ok();
-        let messages = messages.and_then(|count| count.parse().ok()).unwrap_or(20_000);
-        Self { processes, messages, kills: 3 * processes, seed: fastrand::u64(..) }
+        let number = |name: &str| env::var(name).ok().and_then(|number| number.parse().ok());
+        let messages = number("PGQRS_CHAOS_MESSAGES").unwrap_or(20_000);
+        let kills = number("PGQRS_CHAOS_KILLS").unwrap_or(3 * processes);
+        Self { processes, messages, kills, seed: fastrand::u64(..) }
     }
 }
 
@@ -92,10 +93,25 @@ pub fn check<S>(plan: Plan, program: Program, connect: impl AsyncFnOnce(String) 
 where
     S: Store + 'static,
 {
+    check_after_each_kill(plan, program, connect, || ());
+}
+
+/// The same, and calls `after_kill` after each kill, to look at what a dead process has left.
+///
+/// # Panics
+/// If the history shows a violation.
+pub fn check_after_each_kill<S>(
+    plan: Plan,
+    program: Program,
+    connect: impl AsyncFnOnce(String) -> S,
+    after_kill: impl FnMut(),
+) where
+    S: Store + 'static,
+{
     let report = runtime().block_on(async {
         let store: Arc<dyn Store> = Arc::new(connect(program.url.clone()).await);
         store.install().await.unwrap_or_else(|error| panic!("install: {error}"));
-        run(plan, store, program).await
+        reported(try_run(plan, store, program, after_kill).await)
     });
     println!("{report}");
     report.assert_clean();
@@ -104,13 +120,14 @@ where
 /// Runs the plan on the queue `chaos` of `store`, which it creates, and checks the history. A call
 /// or a process that fails is reported as [`Violation::Stuck`].
 pub async fn run(plan: Plan, store: Arc<dyn Store>, program: Program) -> Report {
-    match try_run(plan, store, program).await {
-        Ok(report) => report,
-        Err(failure) => {
-            let violations = vec![Violation::Stuck(failure.to_string())];
-            Report { violations, ..Report::default() }
-        }
-    }
+    reported(try_run(plan, store, program, || ()).await)
+}
+
+fn reported(outcome: Result<Report, Failure>) -> Report {
+    outcome.unwrap_or_else(|failure| {
+        let violations = vec![Violation::Stuck(failure.to_string())];
+        Report { violations, ..Report::default() }
+    })
 }
 
 /// The body of the test that the processes run. Does nothing unless a parent started it.
@@ -162,7 +179,12 @@ enum Role {
     Consume(Identity),
 }
 
-async fn try_run(plan: Plan, store: Arc<dyn Store>, program: Program) -> Result<Report, Failure> {
+async fn try_run(
+    plan: Plan,
+    store: Arc<dyn Store>,
+    program: Program,
+    mut after_kill: impl FnMut(),
+) -> Result<Report, Failure> {
     let queue = QueueName::new("chaos")?;
     let create =
         CreateQueue { queue: queue.clone(), settings: QueueSettings::default(), now: None };
@@ -185,6 +207,7 @@ async fn try_run(plan: Plan, store: Arc<dyn Store>, program: Program) -> Result<
         if kills < plan.kills {
             if processed >= next_kill {
                 crew.kill_and_restart().await?;
+                after_kill();
                 kills += 1;
                 if kills == plan.kills.div_ceil(2) {
                     crew.replace_one()?;
