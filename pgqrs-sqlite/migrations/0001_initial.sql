@@ -59,6 +59,8 @@ CREATE TABLE pgqrs_ready (
 -- Finds by id what does not stand at its id: nothing that was never leased, so it costs no enqueue.
 CREATE INDEX pgqrs_ready_moved ON pgqrs_ready (id) WHERE pos <> id;
 
+-- Without rowid, as the archive is, because INSERT ... SELECT into a table with one copies every page
+-- that it writes, so that it can be undone by itself.
 CREATE TABLE pgqrs_leases (
     id           INTEGER PRIMARY KEY,
     queue_id     INTEGER NOT NULL,
@@ -70,7 +72,7 @@ CREATE TABLE pgqrs_leases (
     claimed_at   INTEGER NOT NULL,
     worker_id    INTEGER,
     last_error   TEXT
-) STRICT;
+) STRICT, WITHOUT ROWID;
 
 -- A lease is in one of the two: it expires into `ready`, or its last attempt into the archive.
 CREATE INDEX pgqrs_leases_due ON pgqrs_leases (queue_id, visible_at)
@@ -91,8 +93,7 @@ CREATE TABLE pgqrs_delayed (
 
 CREATE INDEX pgqrs_delayed_due ON pgqrs_delayed (queue_id, visible_at);
 
--- outcome: 0 done, 1 dead. Without rowid because INSERT ... SELECT into a table with one copies every
--- page that it writes, so that it can be undone by itself.
+-- outcome: 0 done, 1 dead.
 CREATE TABLE pgqrs_archive (
     id          INTEGER PRIMARY KEY,
     queue_id    INTEGER NOT NULL,

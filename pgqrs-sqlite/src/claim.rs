@@ -49,9 +49,9 @@ pub(crate) fn claim(tx: &Tx<'_>, claim: &Claim) -> Outcome<Leased> {
         return Ok(Leased::default());
     }
     let now = tx.now(claim.now);
-    let next_due = take_in(tx, queue.id, now)?;
+    take_in(tx, queue.id, now)?;
     let messages = lease(tx, claim, &queue, now)?;
-    let next_due = next_due.filter(|_| messages.is_empty());
+    let next_due = if messages.is_empty() { NextDue::read(tx, queue.id)?.ready() } else { None };
     let due_in = next_due.map(|due| Duration::from_micros(due.saturating_sub(now).max(0) as u64));
     Ok(Leased { messages, due_in })
 }
@@ -77,29 +77,53 @@ fn check_worker(tx: &Tx<'_>, id: WorkerId, queue: i64) -> Outcome<()> {
     }
 }
 
-/// Makes ready what is due by now, and returns when the next message will be. Looks before it
-/// writes: an idle poll changes nothing and syncs nothing.
-fn take_in(tx: &Tx<'_>, queue: i64, now: i64) -> Outcome<Option<i64>> {
-    type Earliest = (Option<i64>, Option<i64>, Option<i64>);
-    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-    let (delayed, leased, spent): Earliest =
-        tx.first(sql::NEXT_DUE, [queue], read)?.unwrap_or_default();
+/// The earliest end of a delay, of a lease, and of a lease on its last attempt.
+#[derive(Debug, Default)]
+struct NextDue {
+    delayed: Option<i64>,
+    leased: Option<i64>,
+    spent: Option<i64>,
+}
+
+impl NextDue {
+    fn read(tx: &Tx<'_>, queue: i64) -> Outcome<Self> {
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok(Self { delayed: row.get(0)?, leased: row.get(1)?, spent: row.get(2)? })
+        };
+        let next = tx.first(sql::NEXT_DUE, [queue], read)?.unwrap_or_default();
+        tx.next_due(queue, next.ready().into_iter().chain(next.spent).min());
+        Ok(next)
+    }
+
+    /// When the next message becomes ready.
+    fn ready(&self) -> Option<i64> {
+        self.delayed.into_iter().chain(self.leased).min()
+    }
+}
+
+/// Makes ready what is due by now. Looks before it writes: an idle poll changes nothing and syncs
+/// nothing.
+fn take_in(tx: &Tx<'_>, queue: i64, now: i64) -> Outcome<()> {
+    if !tx.may_be_due(queue, now) {
+        return Ok(());
+    }
+    let next = NextDue::read(tx, queue)?;
     let is_due = |at: Option<i64>| at.is_some_and(|at| at <= now);
     let due = (queue, now, DUE_PER_CLAIM as i64);
-    if is_due(delayed) {
+    if is_due(next.delayed) {
         tx.run(sql::PROMOTE_DELAYED, due)?;
         tx.run(sql::DELETE_PROMOTED_DELAYED, due)?;
     }
-    if is_due(leased) {
+    if is_due(next.leased) {
         tx.run(sql::PROMOTE_LEASES, due)?;
         tx.run(sql::DELETE_PROMOTED_LEASES, due)?;
     }
-    if is_due(spent) {
+    if is_due(next.spent) {
         for lease in Lease::take_spent(tx, queue, now, BURIED_PER_CLAIM)? {
             lease.bury(tx, LEASE_EXPIRED, now)?;
         }
     }
-    Ok([delayed, leased].into_iter().flatten().min())
+    Ok(())
 }
 
 fn lease(tx: &Tx<'_>, claim: &Claim, queue: &QueueRow, now: i64) -> Outcome<Vec<Unparsed>> {
@@ -131,31 +155,57 @@ fn lease(tx: &Tx<'_>, claim: &Claim, queue: &QueueRow, now: i64) -> Outcome<Vec<
         return Ok(messages);
     };
     let first = tx.take_numbers(messages.len())?;
+    tx.becomes_due(queue.id, visible_at);
+    for (token, Unparsed { message, .. }) in (first..).zip(&mut messages) {
+        message.receipt.token = token;
+    }
     let worker = claim.worker.map(|worker| worker.0);
-    tx.with(sql::LEASE, |insert| {
-        for (token, Unparsed { rank, message, .. }) in (first..).zip(&mut messages) {
-            message.receipt.token = token;
-            let Message { id, attempts, max_attempts, last_error, .. } = &*message;
-            insert.execute(params![
-                id.0,
-                queue.id,
-                *rank,
-                token,
-                attempts,
-                max_attempts,
-                visible_at,
-                now,
-                worker,
-                last_error
-            ])?;
-        }
-        Ok(())
-    })?;
+    if let Some(token_less_id) = constant_distance(&messages) {
+        let run = (queue.id, rank, pos, token_less_id, visible_at, now, worker);
+        tx.run(sql::LEASE_RUN, run)?;
+    } else {
+        lease_each(tx, queue.id, &messages, visible_at, now)?;
+    }
     if tx.run(sql::DELETE_CLAIMED, (queue.id, rank, pos))? != messages.len() {
         let reason = "a ready message has no row in pgqrs_messages".into();
         return Err(Error::SchemaDrift { findings: vec![reason] }.into());
     }
     Ok(messages)
+}
+
+/// Token - id, where it is the same for all.
+fn constant_distance(messages: &[Unparsed]) -> Option<i64> {
+    let distance = |message: &Unparsed| message.message.receipt.token - message.message.id.0;
+    let (first, rest) = messages.split_first()?;
+    let is_constant = rest.iter().all(|message| distance(message) == distance(first));
+    (is_constant && !rest.is_empty()).then(|| distance(first))
+}
+
+fn lease_each(
+    tx: &Tx<'_>,
+    queue: i64,
+    messages: &[Unparsed],
+    visible_at: i64,
+    now: i64,
+) -> Outcome<()> {
+    tx.with(sql::LEASE, |insert| {
+        for Unparsed { rank, message, .. } in messages {
+            let Message { attempts, max_attempts, receipt, worker, last_error, .. } = message;
+            insert.execute(params![
+                receipt.id.0,
+                queue,
+                rank,
+                receipt.token,
+                attempts,
+                max_attempts,
+                visible_at,
+                now,
+                worker.map(|worker| worker.0),
+                last_error
+            ])?;
+        }
+        Ok(())
+    })
 }
 
 fn priority(rank: i64) -> Priority {

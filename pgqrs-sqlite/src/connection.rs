@@ -10,7 +10,7 @@ use pgqrs::{Error, Result};
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::{
-    error::{Failure, Outcome, is_busy},
+    error::{Failure, Outcome},
     url::{Place, Synchronous, Target, invalid},
 };
 
@@ -19,10 +19,12 @@ pub(crate) const LONGEST_LOOK: Duration = Duration::from_micros(800);
 
 const CACHED_STATEMENTS: usize = 128;
 /// In pages of 4 KiB: longer than SQLite's own 1,000, for a checkpoint syncs the database file.
-const CHECKPOINT_AFTER: i64 = 4_000;
+pub(crate) const CHECKPOINT_AFTER: i64 = 4_000;
 /// The log shrinks back to this many bytes after a long reader has let it grow.
 const LOG_KEPT: i64 = 64 * 1024 * 1024;
-const CACHE_KIB: i64 = 16 * 1024;
+/// What is hot is small. A larger cache costs more than it spares: SQLite walks over the whole of it
+/// in each commit after a tree was rebalanced in a certain way, as that of the leases often is.
+const CACHE_KIB: i64 = 4 * 1024;
 
 /// Opens the connection that writes.
 pub(crate) fn open_writer(target: &Target) -> Result<Connection> {
@@ -53,12 +55,12 @@ pub(crate) fn open_reader(target: &Target) -> Result<Connection> {
 /// and jittered: SQLite's own grow to 100 ms, in which a busier process takes the lock many times.
 pub(crate) fn patiently<T>(
     patience: Duration,
-    mut attempt: impl FnMut() -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
+    mut attempt: impl FnMut() -> Outcome<T>,
+) -> Outcome<T> {
     let started = Instant::now();
     loop {
         match attempt() {
-            Err(error) if is_busy(&error) && started.elapsed() < patience => {
+            Err(failure) if failure.is_busy() && started.elapsed() < patience => {
                 thread::sleep(LONGEST_LOOK.mul_f64(0.1 + 0.9 * fastrand::f64()));
             }
             outcome => return outcome,
@@ -100,7 +102,7 @@ fn prepare(connection: &Connection, target: &Target) -> Outcome<()> {
     connection.busy_timeout(target.busy_timeout)?;
     // SQLite does not wait where a reader wants to become a writer, as here.
     let mode: String = patiently(target.busy_timeout, || {
-        connection.query_row("PRAGMA journal_mode = wal", (), |row| row.get(0))
+        Ok(connection.query_row("PRAGMA journal_mode = wal", (), |row| row.get(0))?)
     })?;
     match (&target.place, mode.as_str()) {
         (Place::File(_), "wal") | (Place::Memory, "memory") => {}

@@ -41,6 +41,9 @@ fn make_claimable(
         let Some(message) = run.first() else { continue };
         let is_ready = message.delay == Delay::ZERO;
         let visible_at = now + message.delay.micros();
+        if !is_ready {
+            tx.becomes_due(queue.id, visible_at);
+        }
         if run.len() == 1 {
             let sql = if is_ready { sql::READY } else { sql::DELAY };
             let rank = Priority::HIGHEST.level() - message.priority.level();

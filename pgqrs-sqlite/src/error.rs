@@ -16,6 +16,13 @@ pub(crate) enum Failure {
 pub(crate) type Outcome<T> = Result<T, Failure>;
 
 impl Failure {
+    /// Whether another connection's lock is in the way.
+    pub(crate) fn is_busy(&self) -> bool {
+        let Self::Sqlite(error) = self else { return false };
+        let code = error.sqlite_error_code();
+        matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    }
+
     /// The same for another request of a transaction that failed as a whole.
     pub(crate) fn shared(&self) -> Self {
         match self {
@@ -48,11 +55,6 @@ impl From<Failure> for Error {
     }
 }
 
-/// Whether another connection's lock is in the way.
-pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
-}
-
 pub(crate) fn stored_value(reason: impl Into<String>) -> Failure {
     let reason = format!("{}; the database was changed by another program", reason.into());
     Failure::Queue(Error::Backend { reason, source: None })
@@ -65,8 +67,16 @@ fn translated(error: Arc<rusqlite::Error>) -> Error {
         Error::Backend { reason, source: Some(source) }
     };
     let code = error.sqlite_error_code();
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    let is_outdated = extended == Some(rusqlite::ffi::SQLITE_BUSY_SNAPSHOT);
     let source: Source = Box::new(error);
     match code {
+        Some(ErrorCode::DatabaseBusy) if is_outdated => Error::Unavailable {
+            reason: "others have written since this transaction began to read; roll it back, and \
+                     begin it with BEGIN IMMEDIATE"
+                .into(),
+            source: Some(source),
+        },
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Unavailable {
             reason: "another program kept the database locked for longer than busy_timeout; end \
                      its transaction, or raise ?busy_timeout= in the URL"

@@ -51,10 +51,15 @@ impl Lease {
     /// Makes the message claimable after `delay`, behind all that is ready by now. The receipt is
     /// dead.
     pub(crate) fn give_back(&self, tx: &Tx<'_>, delay: Delay, now: i64) -> Outcome<()> {
-        let sql = if delay == Delay::ZERO { sql::READY } else { sql::DELAY };
         let pos = tx.take_numbers(1)?;
         let Self { id, queue, rank, attempts, max_attempts, last_error, .. } = self;
         let visible_at = now + delay.micros();
+        let sql = if delay == Delay::ZERO {
+            sql::READY
+        } else {
+            tx.becomes_due(*queue, visible_at);
+            sql::DELAY
+        };
         let row = (queue, rank, pos, id, attempts, max_attempts, visible_at, last_error);
         tx.run(sql, row).map(drop)
     }
@@ -89,6 +94,7 @@ impl Lease {
             worker,
             last_error
         ];
+        tx.becomes_due(*queue, visible_at);
         tx.run(sql::LEASE, row).map(drop)
     }
 

@@ -18,12 +18,17 @@
 //! share one `fsync`, and no caller waits for another's handler. Reads run on connections of their
 //! own.
 
+mod caller;
+mod checkpoint;
 mod claim;
 mod connection;
+mod doctor;
 mod enqueue;
 mod error;
+mod gaps;
 mod lease;
 mod migrate;
+mod pace;
 mod queues;
 mod reader;
 mod reads;
@@ -40,6 +45,8 @@ mod writer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+
+pub use rusqlite;
 
 pub use store::SqliteStore;
 

@@ -1,29 +1,70 @@
 //! Settling: each settlement acts on the lease of a current receipt, or not at all.
 
 use pgqrs::{
-    Action, LeaseLost, Outcome as Ended, Receipt, RetryDecision, Settle, Settled, Settlement,
-    cut_error,
+    Action, LeaseLost, MessageId, Outcome as Ended, Receipt, RetryDecision, Settle, Settled,
+    Settlement, cut_error,
 };
 
 use crate::{
     error::Outcome,
     lease::Lease,
     sql,
-    tx::{Tx, instant},
+    tx::{Tx, count, instant},
 };
 
 pub(crate) fn settle(tx: &Tx<'_>, settle: &Settle) -> Outcome<Vec<Result<Settled, LeaseLost>>> {
     settle.check()?;
     let now = tx.now(settle.now);
-    let outcomes = settle.settlements.iter().map(|settlement| {
-        let Receipt { id, token } = settlement.receipt;
-        // The usual case; the others need more statements.
-        let is_archived = settlement.action == Action::Archive
-            && tx.run(sql::ARCHIVE_LEASE, (id.0, token, now))? == 1
-            && tx.run(sql::DELETE_LEASE, [id.0])? == 1;
-        if is_archived { Ok(Ok(Settled::Archived)) } else { settle_one(tx, settlement, now) }
-    });
-    outcomes.collect()
+    let mut outcomes = Vec::with_capacity(settle.settlements.len());
+    let mut rest = settle.settlements.as_slice();
+    while !rest.is_empty() {
+        let (run, after) = rest.split_at(archives_in_a_row(rest).max(1));
+        rest = after;
+        if run.len() > 1 && archive_run(tx, run, now)? {
+            outcomes.resize(outcomes.len() + run.len(), Ok(Settled::Archived));
+            continue;
+        }
+        for settlement in run {
+            let is_archived =
+                settlement.action == Action::Archive && archive_one(tx, settlement.receipt, now)?;
+            let archived = is_archived.then_some(Ok(Settled::Archived));
+            outcomes.push(archived.map_or_else(|| settle_one(tx, settlement, now), Ok)?);
+        }
+    }
+    Ok(outcomes)
+}
+
+/// How many archives stand at the front whose ids and tokens follow one another, as those of a
+/// claim do.
+fn archives_in_a_row(settlements: &[Settlement]) -> usize {
+    let Some(Receipt { id, token }) = settlements.first().map(|first| first.receipt) else {
+        return 0;
+    };
+    let follows = |(nth, settlement): (i64, &Settlement)| {
+        let expected = Receipt { id: MessageId(id.0 + nth), token: token + nth };
+        settlement.action == Action::Archive && settlement.receipt == expected
+    };
+    (0..).zip(settlements).take_while(|one| follows(*one)).count()
+}
+
+/// Archives all, or none if one of the receipts is not of a lease that stands in its table.
+fn archive_run(tx: &Tx<'_>, run: &[Settlement], now: i64) -> Outcome<bool> {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(false) };
+    let (first, last) = (first.receipt, last.receipt);
+    let known = (first.id.0, last.id.0, first.token - first.id.0);
+    let current = tx.first(sql::COUNT_CURRENT_LEASES, known, |row| count(row, 0))?;
+    if current != Some(run.len() as u64) {
+        return Ok(false);
+    }
+    tx.run(sql::ARCHIVE_LEASES, (first.id.0, last.id.0, now))?;
+    tx.run(sql::DELETE_LEASES, (first.id.0, last.id.0))?;
+    Ok(true)
+}
+
+/// The usual case; the others need more statements.
+fn archive_one(tx: &Tx<'_>, Receipt { id, token }: Receipt, now: i64) -> Outcome<bool> {
+    Ok(tx.run(sql::ARCHIVE_LEASE, (id.0, token, now))? == 1
+        && tx.run(sql::DELETE_LEASE, [id.0])? == 1)
 }
 
 fn settle_one(

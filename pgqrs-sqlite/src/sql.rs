@@ -4,6 +4,29 @@
 //! INSERT ... SELECT on the hot path says OR FAIL: a failure undoes the whole request anyway, and to
 //! be able to undo the statement alone, SQLite would copy every page that it writes.
 
+// Transactions
+
+pub(crate) const BEGIN: &str = "BEGIN IMMEDIATE";
+pub(crate) const COMMIT: &str = "COMMIT";
+pub(crate) const ROLLBACK: &str = "ROLLBACK";
+pub(crate) const SAVEPOINT: &str = "SAVEPOINT request";
+pub(crate) const RELEASE_SAVEPOINT: &str = "RELEASE request";
+pub(crate) const ROLLBACK_TO_SAVEPOINT: &str = "ROLLBACK TO request";
+
+/// Changes whenever another connection has committed.
+pub(crate) const DATA_VERSION: &str = "PRAGMA data_version";
+
+// The state of the file
+
+pub(crate) const PAGES: &str = "
+SELECT page_count, freelist_count, page_size
+FROM pragma_page_count, pragma_freelist_count, pragma_page_size";
+
+/// Busy or not, pages of the log, and how many of them are in the file too.
+pub(crate) const LOG: &str = "PRAGMA wal_checkpoint(NOOP)";
+
+pub(crate) const CHECKPOINT: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+
 // Settings
 
 pub(crate) const SETTINGS: &str = "
@@ -202,6 +225,16 @@ INSERT INTO pgqrs_leases
      last_error)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
+/// The same for all that a claim takes, where their ids follow one another as their tokens do. ?1
+/// queue, ?2 rank and ?3 pos of the last, ?4 token - id, ?5 visible_at, ?6 now, ?7 worker.
+pub(crate) const LEASE_RUN: &str = "
+INSERT OR FAIL INTO pgqrs_leases
+    (id, queue_id, rank, token, attempts, max_attempts, visible_at, claimed_at, worker_id,
+     last_error)
+SELECT id, queue_id, rank, id + ?4, attempts + 1, max_attempts, ?5, ?6, ?7, last_error
+FROM pgqrs_ready
+WHERE queue_id = ?1 AND (rank, pos) <= (?2, ?3)";
+
 /// What a claim took is all that stands up to its last row.
 pub(crate) const DELETE_CLAIMED: &str = "
 DELETE FROM pgqrs_ready
@@ -227,6 +260,26 @@ INSERT OR FAIL INTO pgqrs_archive
 SELECT id, queue_id, 0, token, attempts, worker_id, claimed_at, ?3, last_error
 FROM pgqrs_leases
 WHERE id = ?1 AND token = ?2";
+
+// The same for receipts that follow one another. ?1 first id, ?2 last id
+
+/// ?3 token - id.
+pub(crate) const COUNT_CURRENT_LEASES: &str = "
+SELECT count(*)
+FROM pgqrs_leases
+WHERE id BETWEEN ?1 AND ?2 AND token - id = ?3";
+
+/// ?3 now.
+pub(crate) const ARCHIVE_LEASES: &str = "
+INSERT OR FAIL INTO pgqrs_archive
+    (id, queue_id, outcome, token, attempts, worker_id, claimed_at, archived_at, last_error)
+SELECT id, queue_id, 0, token, attempts, worker_id, claimed_at, ?3, last_error
+FROM pgqrs_leases
+WHERE id BETWEEN ?1 AND ?2";
+
+pub(crate) const DELETE_LEASES: &str = "
+DELETE FROM pgqrs_leases
+WHERE id BETWEEN ?1 AND ?2";
 
 pub(crate) const TAKE_EXPIRED: &str = "
 DELETE FROM pgqrs_ready

@@ -6,14 +6,15 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use pgqrs::{
     Action, ArchiveFilter, ArchivedMessage, Claim, Claimed, Configure, CreateQueue, DeleteQueue,
-    Enqueue, Error, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter, Purge, Queue,
-    QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, RetryDecision, Settle,
-    Settled, Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue, Wakeups,
-    WorkerChange, WorkerFilter, WorkerRecord,
+    Enqueue, Error, Finding, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter,
+    Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, RetryDecision,
+    Settle, Settled, Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue,
+    Wakeups, WorkerChange, WorkerFilter, WorkerRecord,
 };
 
 use crate::{
-    claim, connection, enqueue,
+    checkpoint::Checkpoints,
+    claim, connection, doctor, enqueue,
     error::Outcome,
     migrate, queues,
     reader::Readers,
@@ -42,7 +43,8 @@ impl SqliteStore {
     pub(crate) async fn open(target: Target) -> Result<Self> {
         let opening = tokio::task::spawn_blocking(move || {
             let connection = connection::open_writer(&target)?;
-            let (writer, _) = Writer::start(connection, target.busy_timeout)?;
+            let checkpoints = Checkpoints::start(target.clone());
+            let (writer, _) = Writer::start(connection, target.busy_timeout, checkpoints)?;
             let watch = Watch::new(target.clone());
             let readers = (target.place != Place::Memory).then(|| Readers::new(target));
             Ok::<_, Error>(Self { writer, readers, watch })
@@ -52,6 +54,11 @@ impl SqliteStore {
         let store = opening.await.map_err(stopped)??;
         store.install().await?;
         Ok(store)
+    }
+
+    /// What it was opened on.
+    pub(crate) fn target(&self) -> &Target {
+        &self.watch.target
     }
 
     async fn write<T: Send + 'static>(
@@ -108,6 +115,11 @@ impl Store for SqliteStore {
 
     async fn verify(&self) -> Result<()> {
         self.read(migrate::verify).await
+    }
+
+    async fn doctor(&self) -> Result<Vec<Finding>> {
+        let target = self.target().clone();
+        self.read(move |tx| doctor::examine(tx, &target)).await
     }
 
     async fn configure(&self, configure: Configure) -> Result<StoreSettings> {

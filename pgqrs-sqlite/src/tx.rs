@@ -15,7 +15,7 @@ use crate::{
     sql,
 };
 
-/// What requests need of a queue, read once per transaction.
+/// What requests need of a queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct QueueRow {
     pub(crate) id: i64,
@@ -28,27 +28,59 @@ pub(crate) struct QueueRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Settings {
     payload_limit: i64,
+    /// The last number given out; as stored, the last that may be without storing it anew.
     sequence: i64,
 }
 
-/// One transaction of a connection.
+/// The transactions of a connection, one after the other. What one of them has read of settings and
+/// queues the next ones know, until another connection commits.
 pub(crate) struct Tx<'c> {
     pub(crate) connection: &'c Connection,
-    /// As read, and as it is to be written at the end.
+    /// Changes when another connection has committed. None: nothing is known.
+    version: Cell<Option<i64>>,
+    /// As stored, and as they are.
     settings: Cell<Option<(Settings, Settings)>>,
+    /// How many numbers the next write of the settings stores ahead.
+    ahead: Cell<i64>,
     queues: RefCell<HashMap<QueueName, QueueRow>>,
+    /// No message of the queue becomes due before this.
+    due: RefCell<HashMap<i64, i64>>,
     /// Found by the address of their text: the connection's own cache hashes it.
     statements: RefCell<Vec<(&'static str, CachedStatement<'c>)>>,
 }
 
 impl<'c> Tx<'c> {
+    /// Numbers that are stored ahead at most, and so skipped when the program is killed.
+    const MOST_AHEAD: i64 = 10_000;
+
     pub(crate) fn new(connection: &'c Connection) -> Self {
         Self {
             connection,
+            version: Cell::default(),
             settings: Cell::default(),
+            ahead: Cell::default(),
             queues: RefCell::default(),
+            due: RefCell::default(),
             statements: RefCell::default(),
         }
+    }
+
+    /// Must be called when a transaction has begun that may use what the one before knew.
+    pub(crate) fn begun(&self) -> Outcome<()> {
+        let version = self.first(sql::DATA_VERSION, (), |row| row.get(0))?;
+        if self.version.get() != version {
+            self.forget();
+            self.version.set(version);
+        }
+        Ok(())
+    }
+
+    /// Must be called when what was written is undone.
+    pub(crate) fn forget(&self) {
+        self.version.set(None);
+        self.settings.set(None);
+        self.ahead.set(0);
+        self.forget_queues();
     }
 
     /// Uses a statement, prepared once per connection.
@@ -57,7 +89,7 @@ impl<'c> Tx<'c> {
         sql: &'static str,
         work: impl FnOnce(&mut Statement<'c>) -> Outcome<T>,
     ) -> Outcome<T> {
-        let known = self.statements.borrow().iter().position(|(text, _)| ptr::eq(*text, sql));
+        let known = self.statements.borrow().iter().rposition(|(text, _)| ptr::eq(*text, sql));
         let mut statement = match known {
             Some(index) => self.statements.borrow_mut().swap_remove(index).1,
             None => self.connection.prepare_cached(sql)?,
@@ -111,8 +143,7 @@ impl<'c> Tx<'c> {
         Ok(())
     }
 
-    /// Takes `count` numbers of the sequence and returns the first. What a request takes that is
-    /// undone afterwards is not given out again.
+    /// Takes `count` numbers of the sequence and returns the first.
     pub(crate) fn take_numbers(&self, count: usize) -> Outcome<i64> {
         let settings = self.settings()?;
         let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -121,14 +152,22 @@ impl<'c> Tx<'c> {
     }
 
     /// Writes the settings back if they have changed. Must be called before the commit.
+    ///
+    /// The row has a page of its own, which each commit would write again: so numbers are stored
+    /// ahead, the more of them the longer this connection has been the only one to write. Another
+    /// one begins after all that are stored, and this one, once it sees that, after the other's.
     pub(crate) fn flush(&self) -> Outcome<()> {
-        match self.settings.get() {
-            Some((read, now)) if read != now => {
-                self.run(sql::UPDATE_SETTINGS, (now.payload_limit, now.sequence))?;
-                Ok(())
-            }
-            _ => Ok(()),
+        let Some((stored, now)) = self.settings.get() else { return Ok(()) };
+        let is_ahead = now.sequence <= stored.sequence;
+        if is_ahead && now.payload_limit == stored.payload_limit {
+            return Ok(());
         }
+        let sequence = now.sequence.max(stored.sequence);
+        let next = Settings { sequence: sequence + self.ahead.get(), ..now };
+        self.run(sql::UPDATE_SETTINGS, (next.payload_limit, next.sequence))?;
+        self.settings.set(Some((next, now)));
+        self.ahead.set((self.ahead.get() * 2 + 1).min(Self::MOST_AHEAD));
+        Ok(())
     }
 
     /// # Errors
@@ -151,9 +190,27 @@ impl<'c> Tx<'c> {
         Ok(queue)
     }
 
-    /// Must be called when queues have changed, or when changes of theirs were undone.
+    /// Must be called when queues have changed.
     pub(crate) fn forget_queues(&self) {
         self.queues.borrow_mut().clear();
+        self.due.borrow_mut().clear();
+    }
+
+    /// Whether a message of the queue may be due by `now`.
+    pub(crate) fn may_be_due(&self, queue: i64, now: i64) -> bool {
+        self.due.borrow().get(&queue).is_none_or(|due| *due <= now)
+    }
+
+    /// Takes note of when the next message of the queue becomes due, if any does.
+    pub(crate) fn next_due(&self, queue: i64, at: Option<i64>) {
+        self.due.borrow_mut().insert(queue, at.unwrap_or(i64::MAX));
+    }
+
+    /// Must be called when a message of the queue has been leased or delayed until `at`.
+    pub(crate) fn becomes_due(&self, queue: i64, at: i64) {
+        if let Some(due) = self.due.borrow_mut().get_mut(&queue) {
+            *due = at.min(*due);
+        }
     }
 
     fn settings(&self) -> Outcome<Settings> {
@@ -169,8 +226,8 @@ impl<'c> Tx<'c> {
     }
 
     fn change(&self, settings: Settings) {
-        if let Some((read, _)) = self.settings.get() {
-            self.settings.set(Some((read, settings)));
+        if let Some((stored, _)) = self.settings.get() {
+            self.settings.set(Some((stored, settings)));
         }
     }
 }

@@ -13,10 +13,11 @@ use std::{
 };
 
 use pgqrs::{QueueName, Reach, Signals, Wakeups};
-use rusqlite::Connection;
+use rusqlite::Statement;
 
 use crate::{
     connection::open_reader,
+    sql,
     url::{Place, Target},
 };
 
@@ -26,12 +27,14 @@ const ALERT: Duration = Duration::from_millis(2);
 const ALERT_FOR: Duration = Duration::from_secs(60);
 /// Between two looks otherwise.
 const DROWSY: Duration = Duration::from_millis(20);
+/// So many looks later the thread asks whether anybody still waits.
+const LOOKS: u32 = 25;
 
 /// The signals of a store, fed by this process's own commits and by the thread.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(crate) signals: Signals,
-    target: Target,
+    pub(crate) target: Target,
     is_watching: AtomicBool,
     /// Held while a thread begins or ends.
     turn: Mutex<()>,
@@ -85,29 +88,47 @@ impl Watch {
     }
 }
 
+/// What the thread has seen.
+struct Seen {
+    version: Option<i64>,
+    changed: Instant,
+}
+
+/// Ends with the store, and when nobody waits.
 fn look(watch: &Weak<Watch>) {
-    let mut connection: Option<Connection> = None;
-    let (mut seen, mut changed) = (None, Instant::now());
-    // Ends with the store, and when nobody waits.
-    while let Some(watch) = watch.upgrade() {
-        if watch.is_over() {
+    let mut seen = Seen { version: None, changed: Instant::now() };
+    while let Some(watching) = watch.upgrade() {
+        if watching.is_over() {
             return;
         }
-        let opened = connection.take().or_else(|| open_reader(&watch.target).ok());
-        let version = opened.as_ref().and_then(|connection| version(connection).ok());
-        let reach = if version.is_some() { Reach::Everywhere } else { Reach::Process };
-        watch.signals.set_reach(reach);
-        if version != seen {
-            (seen, changed) = (version, Instant::now());
-            watch.signals.notify_all();
+        let connection = open_reader(&watching.target).ok();
+        let statement = connection.as_ref().and_then(|it| it.prepare(sql::DATA_VERSION).ok());
+        let reach = if statement.is_some() { Reach::Everywhere } else { Reach::Process };
+        watching.signals.set_reach(reach);
+        drop(watching);
+        match statement {
+            Some(statement) => look_with(statement, watch, &mut seen),
+            None => thread::sleep(DROWSY),
         }
-        // A connection that fails is opened anew.
-        connection = opened.filter(|_| version.is_some());
-        drop(watch);
-        thread::sleep(if changed.elapsed() < ALERT_FOR { ALERT } else { DROWSY });
     }
 }
 
-fn version(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.prepare_cached("PRAGMA data_version")?.query_row((), |row| row.get(0))
+/// Returns when the connection fails, to be opened anew, or when nobody waits. Asks for that now and
+/// then only: most of what a look costs is to fetch into the processor's caches what it touches.
+fn look_with(mut statement: Statement<'_>, watch: &Weak<Watch>, seen: &mut Seen) {
+    for look in 1_u32.. {
+        let Ok(version) = statement.query_row((), |row| row.get(0)) else { return };
+        let has_changed = seen.version.replace(version) != Some(version);
+        if has_changed || look % LOOKS == 0 {
+            let Some(watch) = watch.upgrade() else { return };
+            if !watch.signals.has_subscribers() {
+                return;
+            }
+            if has_changed {
+                seen.changed = Instant::now();
+                watch.signals.notify_all();
+            }
+        }
+        thread::sleep(if seen.changed.elapsed() < ALERT_FOR { ALERT } else { DROWSY });
+    }
 }

@@ -13,8 +13,12 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    connection::{LONGEST_LOOK, patiently},
-    error::{Failure, Outcome, is_busy},
+    checkpoint::Checkpoints,
+    connection::patiently,
+    error::{Failure, Outcome},
+    gaps::Gaps,
+    pace::{AWAKE, Pace, Waiting},
+    sql,
     tx::Tx,
 };
 
@@ -29,6 +33,7 @@ const LONGEST_TURN: Duration = Duration::from_millis(5);
 #[derive(Clone)]
 pub(crate) struct Writer {
     requests: mpsc::Sender<Box<dyn Request>>,
+    pace: Arc<Pace>,
 }
 
 /// A call as the thread sees it.
@@ -85,17 +90,23 @@ impl Writer {
     pub(crate) fn start(
         connection: Connection,
         patience: Duration,
+        checkpoints: Checkpoints,
     ) -> Result<(Self, thread::JoinHandle<()>)> {
         let (requests, waiting) = mpsc::channel(WAITING);
-        let turns = Turns { connection, waiting, patience, gaps: Gaps::default() };
+        let pace = Arc::<Pace>::default();
+        let seen = pace.clone();
         let thread = thread::Builder::new()
             .name("pgqrs-sqlite".into())
-            .spawn(move || turns.take_all())
+            .spawn(move || {
+                let tx = Tx::new(&connection);
+                let (gaps, last_idle, pace) = (Gaps::default(), None, seen);
+                Turns { tx, waiting, patience, gaps, last_idle, pace, checkpoints }.take_all();
+            })
             .map_err(|error| Error::Backend {
                 reason: "the system refuses another thread".into(),
                 source: Some(Box::new(error)),
             })?;
-        Ok((Self { requests }, thread))
+        Ok((Self { requests, pace }, thread))
     }
 
     /// Runs `work` in a transaction, again if that must be begun anew, and answers once it is
@@ -104,9 +115,17 @@ impl Writer {
         &self,
         work: impl Fn(&Tx<'_>) -> Outcome<T> + Send + 'static,
     ) -> Result<T> {
-        let (caller, answered) = oneshot::channel();
+        let waiting = Waiting::new(&self.pace);
+        let (caller, mut answered) = oneshot::channel();
         let sent = self.requests.send(Box::new(Call { work, outcome: None, caller })).await;
         sent.map_err(|_| ended("its writer has ended"))?;
+        let asked = Instant::now();
+        while waiting.may_be_answered_soon() && asked.elapsed() < AWAKE {
+            if let Ok(outcome) = answered.try_recv() {
+                return Ok(outcome?);
+            }
+            tokio::task::yield_now().await;
+        }
         Ok(answered.await.map_err(|_| ended("its writer has ended"))??)
     }
 }
@@ -122,21 +141,30 @@ fn ended(reason: &str) -> Error {
 }
 
 /// The thread's side: one turn, one transaction.
-struct Turns {
-    connection: Connection,
+struct Turns<'c> {
+    tx: Tx<'c>,
     waiting: mpsc::Receiver<Box<dyn Request>>,
     patience: Duration,
     gaps: Gaps,
+    /// How long it was idle before its last turn, if that was a lone caller's.
+    last_idle: Option<Duration>,
+    pace: Arc<Pace>,
+    checkpoints: Checkpoints,
 }
 
-impl Turns {
+impl Turns<'_> {
     fn take_all(mut self) {
         let mut turn = Vec::new();
         while let Some(request) = self.next_request() {
             turn.push(request);
+            let before = self.tx.connection.total_changes();
             let outcome = self.take(&mut turn);
+            self.last_idle = self.last_idle.filter(|_| turn.len() == 1);
             for request in turn.drain(..) {
                 request.answer(outcome.as_ref().map(|_| ()).map_err(Failure::shared));
+            }
+            if self.tx.connection.total_changes() != before {
+                self.checkpoints.written();
             }
         }
     }
@@ -147,29 +175,47 @@ impl Turns {
             return Some(request);
         }
         let idle = Instant::now();
-        let request = self.waiting.blocking_recv();
-        self.gaps.left(idle.elapsed());
+        let request = self.look_for_request(idle).or_else(|| self.waiting.blocking_recv());
+        let idle = idle.elapsed();
+        self.last_idle = Some(idle);
+        self.gaps.left(idle);
         request
+    }
+
+    /// Looks for a while if that was worth it the last time. Among many callers it is not: they need
+    /// the processor to ask.
+    fn look_for_request(&mut self, idle: Instant) -> Option<Box<dyn Request>> {
+        let is_worth_it = self.last_idle.is_some_and(|last| last < AWAKE);
+        while is_worth_it && idle.elapsed() < AWAKE {
+            if let Ok(request) = self.waiting.try_recv() {
+                return Some(request);
+            }
+            thread::yield_now();
+        }
+        None
     }
 
     /// Takes a turn that has its first request.
     fn take(&mut self, turn: &mut Vec<Box<dyn Request>>) -> Outcome<()> {
         if let Err(failure) = self.begin() {
+            let _ = self.undo();
             // They have waited as long as this one.
             turn.extend(std::iter::from_fn(|| self.waiting.try_recv().ok()).take(WAITING));
             return Err(failure);
         }
         let started = Instant::now();
         let outcome = match self.run_together(turn, started) {
-            Ok(Together::Kept) => self.execute("COMMIT"),
+            Ok(Together::Kept) => self.tx.run(sql::COMMIT, ()).map(drop),
             Ok(Together::Spoilt) => self.run_apart(turn),
             Err(failure) => Err(failure),
         };
-        if outcome.is_err() && !self.connection.is_autocommit() {
+        if outcome.is_err() {
             // Nothing is left to do about a rollback that fails: the next turn's BEGIN reports it.
-            let _ = self.execute("ROLLBACK");
+            let _ = self.undo();
         }
-        self.gaps.held(started.elapsed());
+        let took = started.elapsed();
+        self.gaps.held(took);
+        self.pace.took(took);
         outcome
     }
 
@@ -179,12 +225,11 @@ impl Turns {
         turn: &mut Vec<Box<dyn Request>>,
         started: Instant,
     ) -> Outcome<Together> {
-        let tx = Tx::new(&self.connection);
         let mut next = 0;
         while let Some(request) = turn.get_mut(next) {
-            let before = self.connection.total_changes();
-            if let Verdict::Undo(error) = request.run(&tx)
-                && (error.is_some() || self.connection.total_changes() != before)
+            let before = self.tx.connection.total_changes();
+            if let Verdict::Undo(error) = request.run(&self.tx)
+                && (error.is_some() || self.tx.connection.total_changes() != before)
             {
                 return Ok(Together::Spoilt);
             }
@@ -193,51 +238,52 @@ impl Turns {
                 turn.extend(self.waiting.try_recv().ok());
             }
         }
-        tx.flush()?;
+        self.tx.flush()?;
         Ok(Together::Kept)
     }
 
     /// Runs a turn again in which one failed after it had written, each request in a savepoint of
     /// its own. A savepoint copies every page that is written after it, so they are the exception.
     fn run_apart(&mut self, turn: &mut [Box<dyn Request>]) -> Outcome<()> {
-        // A full disk and the like have undone the transaction already.
-        if !self.connection.is_autocommit() {
-            self.execute("ROLLBACK")?;
-        }
+        self.undo()?;
         self.begin()?;
-        let tx = Tx::new(&self.connection);
         for request in turn {
-            self.execute("SAVEPOINT request")?;
-            if let Verdict::Undo(error) = request.run(&tx) {
-                match error {
-                    Some(error) if self.connection.is_autocommit() => {
-                        return Err(Failure::Sqlite(error));
-                    }
-                    _ => self.execute("ROLLBACK TO request")?,
+            self.tx.run(sql::SAVEPOINT, ())?;
+            match request.run(&self.tx) {
+                // What follows may be undone, and this not.
+                Verdict::Keep => self.tx.flush()?,
+                Verdict::Undo(Some(error)) if self.tx.connection.is_autocommit() => {
+                    return Err(Failure::Sqlite(error));
                 }
-                tx.forget_queues();
+                Verdict::Undo(_) => {
+                    self.tx.run(sql::ROLLBACK_TO_SAVEPOINT, ())?;
+                    self.tx.forget();
+                }
             }
-            self.execute("RELEASE request")?;
+            self.tx.run(sql::RELEASE_SAVEPOINT, ())?;
         }
-        tx.flush()?;
-        self.execute("COMMIT")
+        self.tx.run(sql::COMMIT, ()).map(drop)
     }
 
     fn begin(&mut self) -> Outcome<()> {
-        let Self { connection, gaps, patience, .. } = self;
-        let begun = patiently(*patience, || {
-            let begun = connection.prepare_cached("BEGIN IMMEDIATE")?.execute(());
-            if begun.as_ref().is_err_and(is_busy) {
+        let Self { tx, gaps, patience, .. } = self;
+        patiently(*patience, || {
+            let begun = tx.run(sql::BEGIN, ());
+            if begun.as_ref().is_err_and(Failure::is_busy) {
                 gaps.contended();
             }
-            begun.map(drop)
-        });
-        Ok(begun?)
+            begun
+        })?;
+        tx.begun()
     }
 
-    fn execute(&self, sql: &str) -> Outcome<()> {
-        self.connection.prepare_cached(sql)?.execute(())?;
-        Ok(())
+    fn undo(&self) -> Outcome<()> {
+        self.tx.forget();
+        // A full disk and the like have undone the transaction already.
+        if self.tx.connection.is_autocommit() {
+            return Ok(());
+        }
+        self.tx.run(sql::ROLLBACK, ()).map(drop)
     }
 }
 
@@ -247,48 +293,10 @@ enum Together {
     Spoilt,
 }
 
-/// Gaps between transactions, for the other processes on the file. SQLite's lock has no queue:
-/// they only see it free if it is free for longer than they sleep between two looks.
-#[derive(Debug, Default)]
-struct Gaps {
-    held: Duration,
-    contended: Option<Instant>,
-}
-
-impl Gaps {
-    const GAP: Duration = LONGEST_LOOK.saturating_add(Duration::from_micros(200));
-    /// How long the lock may be held without a gap when others have been seen lately, and when not.
-    const HELD_AMONG_OTHERS: Duration = Duration::from_millis(5);
-    const HELD_ALONE: Duration = Duration::from_millis(50);
-    const LATELY: Duration = Duration::from_secs(1);
-
-    fn held(&mut self, time: Duration) {
-        self.held += time;
-    }
-
-    fn contended(&mut self) {
-        self.contended = Some(Instant::now());
-    }
-
-    fn left(&mut self, time: Duration) {
-        if time >= Self::GAP {
-            self.held = Duration::ZERO;
-        }
-    }
-
-    fn leave(&mut self) {
-        let others = self.contended.is_some_and(|seen| seen.elapsed() < Self::LATELY);
-        let allowed = if others { Self::HELD_AMONG_OTHERS } else { Self::HELD_ALONE };
-        if self.held >= allowed {
-            thread::sleep(Self::GAP);
-            self.held = Duration::ZERO;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::url::Target;
 
     const FILL: &str = "INSERT INTO filler VALUES (zeroblob(100000))";
 
@@ -297,7 +305,8 @@ mod tests {
         connection
             .execute_batch("CREATE TABLE filler (bytes BLOB); CREATE TABLE numbers (n INTEGER)")
             .unwrap();
-        Writer::start(connection, Duration::ZERO).unwrap()
+        let target: Target = "sqlite::memory:".parse().unwrap();
+        Writer::start(connection, Duration::ZERO, Checkpoints::start(target)).unwrap()
     }
 
     async fn count(writer: &Writer) -> i64 {

@@ -20,9 +20,14 @@ const HOT: &[(&str, &str)] = &[
     ("DELETE_PROMOTED_LEASES", sql::DELETE_PROMOTED_LEASES),
     ("TAKE_SPENT", sql::TAKE_SPENT),
     ("CLAIM", sql::CLAIM),
+    ("LEASE_RUN", sql::LEASE_RUN),
     ("DELETE_CLAIMED", sql::DELETE_CLAIMED),
     ("CURRENT_LEASE", sql::CURRENT_LEASE),
     ("DELETE_LEASE", sql::DELETE_LEASE),
+    ("ARCHIVE_LEASE", sql::ARCHIVE_LEASE),
+    ("COUNT_CURRENT_LEASES", sql::COUNT_CURRENT_LEASES),
+    ("ARCHIVE_LEASES", sql::ARCHIVE_LEASES),
+    ("DELETE_LEASES", sql::DELETE_LEASES),
     ("TAKE_EXPIRED", sql::TAKE_EXPIRED),
     ("ARCHIVED", sql::ARCHIVED),
     ("DELETE_MESSAGE", sql::DELETE_MESSAGE),
@@ -82,8 +87,10 @@ fn assert_plans(connection: &Connection) {
     }
     let claim = plan(connection, sql::CLAIM);
     assert!(claim.contains("SEARCH r USING PRIMARY KEY (queue_id=?)"), "{claim}");
-    let claimed = plan(connection, sql::DELETE_CLAIMED);
-    assert!(claimed.contains("(queue_id=? AND (rank,pos)<(?,?))"), "{claimed}");
+    for taken in [sql::LEASE_RUN, sql::DELETE_CLAIMED] {
+        let plan = plan(connection, taken);
+        assert!(plan.contains("(queue_id=? AND (rank,pos)<(?,?))"), "{plan}");
+    }
 }
 
 #[tokio::test]
