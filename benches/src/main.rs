@@ -107,6 +107,10 @@ enum Scenario {
     SqliteLoop,
     /// The run loop's latency, from another process and from its own.
     SqliteWake,
+    /// A million messages through one store with a retention: whether memory and file stay flat.
+    SqliteSteady,
+    /// What the thread costs that looks for other processes' commits; 70 seconds a turn.
+    SqliteWatcher,
 }
 
 impl Options {
@@ -209,6 +213,12 @@ async fn measure(options: &Options, report: &mut Report) -> Result<()> {
         }
         if options.wants(SqliteWake) {
             sqlite::wake(&place, options, report).await?;
+        }
+        if options.wants(SqliteSteady) {
+            sqlite::steady(&place, options, report).await?;
+        }
+        if options.wants(SqliteWatcher) {
+            sqlite::watcher(&place, options, report).await?;
         }
     }
     Ok(())

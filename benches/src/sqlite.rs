@@ -6,7 +6,9 @@ mod flat;
 mod floor;
 mod group;
 mod run_loop;
+mod steady;
 mod wake;
+mod watcher;
 
 use std::{fmt, path::PathBuf};
 
@@ -19,7 +21,9 @@ pub(crate) use drain::drain;
 pub(crate) use enqueue::enqueue;
 pub(crate) use flat::flat;
 pub(crate) use run_loop::run_loop;
+pub(crate) use steady::steady;
 pub(crate) use wake::{offer_bare, wake};
+pub(crate) use watcher::watcher;
 
 use crate::{
     Result,

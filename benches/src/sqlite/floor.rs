@@ -34,7 +34,7 @@ impl Floor {
         Ok(floor)
     }
 
-    /// Opens a database with the tables, with the pragmas that ours has.
+    /// Opens a database with the tables, with the pragmas that ours has, and a larger cache.
     pub(super) fn open(path: &Path, synchronous: Synchronous) -> Result<Self> {
         let connection = Connection::open(path)?;
         connection.execute_batch(&format!(
