@@ -63,6 +63,10 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             steps.step("quickstart", || {
                 cargo("run --quiet --package pgqrs-sqlite --example quickstart -- xtask/src")
             });
+            steps.step("beside sqlx's SQLite", || {
+                let manifest = "xtask/beside-sqlx/Cargo.toml";
+                cargo(&format!("check --locked --manifest-path {manifest} --target-dir target/sqlx"))
+            });
             steps.step("Python", python::test);
         }
     }
