@@ -143,6 +143,20 @@ async fn another_database_or_no_transaction_is_refused_and_named() {
     assert_eq!(app.counts().await, (0, 0));
 }
 
+#[tokio::test]
+async fn a_connection_of_the_stores_own_kind_begins_a_transaction() {
+    let app = Application::new().await;
+    let store = app.store.clone();
+    let connection = store.begin().unwrap();
+    store.enqueue_in(&connection, order()).unwrap();
+    drop(connection);
+    assert_eq!(app.counts().await, (0, 0));
+    let connection = store.begin().unwrap();
+    store.enqueue_in(&connection, order()).unwrap();
+    connection.execute_batch("COMMIT").unwrap();
+    assert_eq!(app.counts().await, (2, 0));
+}
+
 /// A transaction that began by reading cannot write once others have: SQLite says busy at once.
 #[tokio::test]
 async fn a_transaction_that_reads_the_past_is_told_to_begin_anew() {

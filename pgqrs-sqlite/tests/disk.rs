@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use chrono::{DateTime, Utc};
 use pgqrs::{BatchSize, QueueChanges, QueueName, Retention, Store, Sweep, UpdateQueue};
@@ -53,6 +56,33 @@ async fn a_queue_with_a_retention_keeps_its_size() {
     }
     let (early, late) = (sizes[20], sizes[99]);
     assert!(late <= early + early / 10, "{early} pages have become {late}: {sizes:?}");
+}
+
+/// The writer itself copies only once 4,000 pages are missing, which these messages do not fill.
+#[tokio::test]
+async fn the_log_is_copied_into_the_file_beside_the_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("q.db");
+    let store = with_queue(&path).await;
+    let messages = vec!["x".repeat(1_000); 1_000];
+    for _ in 0..8 {
+        pgqrs::enqueue().messages(&messages).to("tasks").execute(&store).await.unwrap();
+    }
+    let connection = Connection::open(&path).unwrap();
+    let pages = || {
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        connection.query_row("PRAGMA wal_checkpoint(NOOP)", (), read).unwrap()
+    };
+    let begun = Instant::now();
+    loop {
+        let (log, copied) = pages();
+        assert!(log < 4_000, "{log} pages of log");
+        if log - copied < 1_000 {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{copied} of {log} pages are copied");
+        tokio::task::yield_now().await;
+    }
 }
 
 #[cfg(target_os = "linux")]
