@@ -1,6 +1,8 @@
--- A live message is in exactly one of ready, leases and delayed; it is archived if and only if it
--- is in archive. What never changes stands in messages, written once. No foreign keys: the
--- statements keep the tables together, and a check per row would cost every claim.
+-- A live message is in exactly one row of ready, leases and delayed; it is archived if and only if
+-- it is in archive. What never changes stands in messages, written once. What changes stands in
+-- narrow rows that move, a row for each run of messages that are alike: enqueued together, or
+-- claimed together. No foreign keys: the statements keep the tables together, and a check per row
+-- would cost every claim.
 
 CREATE TABLE {schema}.schema_migrations (
     version    bigint      PRIMARY KEY,
@@ -32,82 +34,88 @@ CREATE TABLE {schema}.queues (
 CREATE UNIQUE INDEX queues_name ON {schema}.queues (name);
 
 -- Payload and headers are text: json would be checked twice, jsonb refuses \u0000 and reorders
--- keys. unique_key and ordering_key are room for later.
+-- keys. Rows are never updated: no room is left in the pages.
 CREATE TABLE {schema}.messages (
     id           bigint      PRIMARY KEY,
+    enqueued_at  timestamptz NOT NULL,
     queue_id     integer     NOT NULL,
     priority     smallint    NOT NULL,
     max_attempts smallint    NOT NULL,
-    enqueued_at  timestamptz NOT NULL,
     payload      text        NOT NULL,
-    headers      text,
-    unique_key   text,
-    ordering_key text
+    headers      text
 );
 
--- Claimable messages. Rows are inserted and deleted, never updated. rank = 9 - priority, so that
--- the index below is the claim's WHERE and ORDER BY. token, worker_id and claimed_at are set while
--- the row is an expired lease that nobody has taken: its receipt is still current, and pos = token.
+-- Claimable messages, in runs. Rows are inserted and deleted, never updated. rank = 9 - priority,
+-- so that the index below is the claim's WHERE and ORDER BY. token, worker_id and claimed_at are
+-- set while the row is an expired lease that nobody has taken: its receipts are still current.
 CREATE TABLE {schema}.ready (
-    id           bigint      NOT NULL,
-    queue_id     integer     NOT NULL,
     pos          bigint      NOT NULL,
     visible_at   timestamptz NOT NULL,
-    rank         smallint    NOT NULL,
-    attempts     smallint    NOT NULL,
-    max_attempts smallint    NOT NULL,
     token        bigint,
     worker_id    bigint,
     claimed_at   timestamptz,
+    queue_id     integer     NOT NULL,
+    rank         smallint    NOT NULL,
+    attempts     smallint    NOT NULL,
+    max_attempts smallint    NOT NULL,
+    ids          bigint[]    NOT NULL,
     last_error   text
 );
-CREATE UNIQUE INDEX ready_order ON {schema}.ready (queue_id, rank, pos);
--- What a worker that stops still holds here: next to nothing.
+-- Not unique: what is left of a run keeps its place.
+CREATE INDEX ready_order ON {schema}.ready (queue_id, rank, pos);
+-- Late settlements of expired leases, and what a worker that stops still holds here: next to nothing.
+CREATE INDEX ready_token ON {schema}.ready (token) WHERE token IS NOT NULL;
 CREATE INDEX ready_worker ON {schema}.ready (worker_id) WHERE worker_id IS NOT NULL;
 
+-- What claims handed out: a run, or what was wanted of it, under one token. Rows are inserted and
+-- deleted, never updated.
 CREATE TABLE {schema}.leases (
-    id           bigint      PRIMARY KEY,
     token        bigint      NOT NULL,
+    visible_at   timestamptz NOT NULL,
+    claimed_at   timestamptz NOT NULL,
+    worker_id    bigint,
     queue_id     integer     NOT NULL,
     rank         smallint    NOT NULL,
     attempts     smallint    NOT NULL,
     max_attempts smallint    NOT NULL,
     last_attempt boolean     NOT NULL GENERATED ALWAYS AS (attempts >= max_attempts) STORED,
-    visible_at   timestamptz NOT NULL,
-    claimed_at   timestamptz NOT NULL,
-    worker_id    bigint,
+    ids          bigint[]    NOT NULL,
     last_error   text
 );
+-- Not unique: a message whose lease is prolonged apart leaves its run, under the same token.
+CREATE INDEX leases_token ON {schema}.leases (token);
 -- Expired leases, earliest first; those to bury apart from those to hand out again, so that neither
 -- walks over the other.
 CREATE INDEX leases_due ON {schema}.leases (queue_id, last_attempt, visible_at);
 
 -- Messages that wait, enqueued, released or failed with a delay; never leased since.
 CREATE TABLE {schema}.delayed (
-    id           bigint      PRIMARY KEY,
-    queue_id     integer     NOT NULL,
     pos          bigint      NOT NULL,
     visible_at   timestamptz NOT NULL,
+    queue_id     integer     NOT NULL,
     rank         smallint    NOT NULL,
     attempts     smallint    NOT NULL,
     max_attempts smallint    NOT NULL,
+    ids          bigint[]    NOT NULL,
     last_error   text
 );
 CREATE INDEX delayed_due ON {schema}.delayed (queue_id, visible_at);
 
 CREATE TABLE {schema}.archive (
     id          bigint      PRIMARY KEY,
-    queue_id    integer     NOT NULL,
-    attempts    smallint    NOT NULL,
     token       bigint,
     worker_id   bigint,
     claimed_at  timestamptz,
     archived_at timestamptz NOT NULL,
+    queue_id    integer     NOT NULL,
+    attempts    smallint    NOT NULL,
     outcome     text        NOT NULL,
     last_error  text
 );
--- Retention, deletion and counts of a queue.
-CREATE INDEX archive_age ON {schema}.archive (queue_id, archived_at);
+-- Retention. Rows come in the order of time, so that a summary of pages does, at a hundredth of what
+-- a b-tree would cost each message.
+CREATE INDEX archive_age ON {schema}.archive USING brin (archived_at)
+    WITH (pages_per_range = 32, autosummarize = on);
 -- Redrive, and reads of dead letters, which are few among many.
 CREATE INDEX archive_dead ON {schema}.archive (queue_id, id) WHERE outcome = 'dead';
 

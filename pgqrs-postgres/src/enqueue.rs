@@ -1,38 +1,77 @@
 //! Adding messages.
 
+use std::ops::Range;
+
 use pgqrs::{Enqueue, Error, Json, MessageId, NewMessage, Result};
 
 use crate::{error::column, group::Call, pool::params, queues::not_found, store::Inner};
 
+/// Messages in a run at most. A claim of few messages writes down again what it leaves of a run.
+pub(crate) const RUN: usize = 10;
+
 /// Adds messages, which have been checked but for their sizes.
 pub(crate) async fn enqueue(store: &Inner, enqueue: &Enqueue) -> Result<Vec<MessageId>> {
     let messages = &enqueue.messages;
-    let max_attempts = messages.iter().map(|message| message.max_attempts.map(|max| max as i16));
-    let headers = messages.iter().map(|message| message.headers.as_ref().map(Json::as_str));
+    let has_headers = messages.iter().any(|message| message.headers.is_some());
+    // Without any, the server fills in nulls.
+    let with_headers = if has_headers { messages.as_slice() } else { &[] };
+    let headers = with_headers.iter().map(|message| message.headers.as_ref().map(Json::as_str));
+    let runs = runs(messages);
     let parameters = params![
         enqueue.queue.as_str(),
         messages.iter().map(|message| message.payload.as_str()).collect::<Vec<_>>(),
         headers.collect::<Vec<_>>(),
         messages.iter().map(|message| message.priority.level().into()).collect::<Vec<i16>>(),
-        messages.iter().map(|message| message.delay.micros()).collect::<Vec<_>>(),
-        max_attempts.collect::<Vec<_>>(),
+        messages.iter().map(max_attempts).collect::<Vec<_>>(),
+        messages.iter().map(size).max().unwrap_or_default() as i64,
         enqueue.now,
+        runs.iter().map(|run| run.start as i32 + 1).collect::<Vec<_>>(),
+        runs.iter().map(|run| run.end as i32).collect::<Vec<_>>(),
+        of_each(&runs, |first| i16::from(messages[first].priority.level())),
+        of_each(&runs, |first| messages[first].delay.micros()),
+        of_each(&runs, |first| max_attempts(&messages[first])),
     ];
-    let row = store.pool.query_one(&store.sql.enqueue, parameters).await?;
-    if !column::<bool>(&row, "found")? {
+    let rows = store.pool.query(&store.sql.enqueue, parameters).await?;
+    let Some(row) = rows.first() else {
         return Err(not_found(&enqueue.queue));
+    };
+    if !column::<bool>(row, "fits")? {
+        let limit = column::<i64>(row, "payload_limit")? as usize;
+        let sizes = messages.iter().map(size).enumerate();
+        let too_large = sizes.into_iter().find(|(_, size)| *size > limit);
+        let (index, size) = too_large.unwrap_or_default();
+        return Err(Error::PayloadTooLarge { index, size, limit });
     }
-    if let Some(nth) = column::<Option<i64>>(&row, "nth")? {
-        let size: i32 = column(&row, "size")?;
-        let limit: i64 = column(&row, "payload_limit")?;
-        return Err(Error::PayloadTooLarge {
-            index: nth as usize - 1,
-            size: size as usize,
-            limit: limit as usize,
-        });
-    }
-    let ids: Option<Vec<i64>> = column(&row, "ids")?;
+    let ids: Option<Vec<i64>> = column(row, "ids")?;
     Ok(ids.unwrap_or_default().into_iter().map(MessageId).collect())
+}
+
+/// The messages that go together: neighbours that are alike.
+fn runs(messages: &[NewMessage]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::with_capacity(messages.len().div_ceil(RUN));
+    let kind = |message: &NewMessage| (message.priority, message.delay, message.max_attempts);
+    for (nth, message) in messages.iter().enumerate() {
+        match runs.last_mut() {
+            Some(run) if run.len() < RUN && kind(&messages[run.start]) == kind(message) => {
+                run.end += 1;
+            }
+            _ => runs.push(nth..nth + 1),
+        }
+    }
+    runs
+}
+
+fn of_each<T>(runs: &[Range<usize>], value: impl Fn(usize) -> T) -> Vec<T> {
+    runs.iter().map(|run| value(run.start)).collect()
+}
+
+fn max_attempts(message: &NewMessage) -> Option<i16> {
+    message.max_attempts.map(|max| max as i16)
+}
+
+/// The larger of payload and headers, in bytes.
+fn size(message: &NewMessage) -> usize {
+    message.payload.size().max(message.headers.as_ref().map_or(0, Json::size))
 }
 
 impl Call for Enqueue {

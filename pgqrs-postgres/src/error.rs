@@ -84,6 +84,11 @@ pub(crate) fn column<'r, T: FromSql<'r>>(row: &'r Row, name: &str) -> pgqrs::Res
     row.try_get(name).map_err(from_driver)
 }
 
+/// The column of a row at this place.
+pub(crate) fn at<'r, T: FromSql<'r>>(row: &'r Row, place: usize) -> pgqrs::Result<T> {
+    row.try_get(place).map_err(from_driver)
+}
+
 fn from_connection(error: tokio_postgres::Error) -> Error {
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     let reason = format!("{error}{cause}");

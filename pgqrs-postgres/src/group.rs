@@ -17,13 +17,14 @@ use tokio::sync::oneshot;
 const ROWS: usize = 1_000;
 /// Bytes of payload in one flush at most.
 const BYTES: usize = 4 * 1024 * 1024;
-/// Flushes on their way at once: while one waits for its commit another one is built.
-const FLUSHES: usize = 2;
 
 /// What a caller hands in.
 pub(crate) trait Call: Send + Sync + 'static {
     /// What it is answered.
     type Answer: Send;
+
+    /// Whether a flush is cancelled when none of its callers waits any longer.
+    const ENDS_WITH_CALLERS: bool = false;
 
     /// How many rows it adds to the statement.
     fn rows(&self) -> usize;
@@ -48,6 +49,7 @@ pub(crate) trait Call: Send + Sync + 'static {
 /// Gathers calls and flushes them.
 pub(crate) struct Group<C: Call> {
     state: Arc<Mutex<State<C>>>,
+    most_flushes: usize,
 }
 
 struct State<C: Call> {
@@ -56,6 +58,13 @@ struct State<C: Call> {
 }
 
 impl<C: Call> Group<C> {
+    /// Up to so many flushes are on their way at once: while one waits for its commit another one is
+    /// built.
+    pub(crate) fn with_flushes(most_flushes: usize) -> Self {
+        let state = State { waiting: Vec::new(), flushes: 0 };
+        Self { state: Arc::new(Mutex::new(state)), most_flushes }
+    }
+
     /// Hands in a call, and answers once it is committed. `run` runs one call, or several joined.
     ///
     /// A caller that is dropped leaves its call to happen wholly. If a shared statement fails by an
@@ -70,15 +79,22 @@ impl<C: Call> Group<C> {
         let is_free = {
             let mut state = lock(&self.state);
             state.waiting.push((call, answer));
-            let is_free = state.flushes < FLUSHES;
+            let is_free = state.flushes < self.most_flushes;
             state.flushes += usize::from(is_free);
             is_free
         };
         if is_free {
             let mut turn = Turn { state: self.state.clone(), is_over: false };
             tokio::spawn(async move {
-                while let Some((calls, answers)) = turn.next_flush() {
-                    for (answer, outcome) in answers.into_iter().zip(flush(calls, &run).await) {
+                loop {
+                    // Those who were answered together are about to call together.
+                    tokio::task::yield_now().await;
+                    let Some((calls, mut answers)) = turn.next_flush() else { return };
+                    let outcomes = tokio::select! {
+                        outcomes = flush(calls, &run) => outcomes,
+                        () = all_gone(&mut answers), if C::ENDS_WITH_CALLERS => continue,
+                    };
+                    for (answer, outcome) in answers.into_iter().zip(outcomes) {
                         // A caller that is gone wants no answer.
                         let _ = answer.send(outcome);
                     }
@@ -88,6 +104,12 @@ impl<C: Call> Group<C> {
         answered.await.unwrap_or_else(|_| {
             Err(Error::Unavailable { reason: "the runtime is shutting down".into(), source: None })
         })
+    }
+}
+
+async fn all_gone<T>(answers: &mut [oneshot::Sender<T>]) {
+    for answer in answers {
+        answer.closed().await;
     }
 }
 
@@ -116,19 +138,13 @@ where
     }
 }
 
-impl<C: Call> Default for Group<C> {
-    fn default() -> Self {
-        Self { state: Arc::new(Mutex::new(State { waiting: Vec::new(), flushes: 0 })) }
-    }
-}
-
 impl<C: Call> fmt::Debug for Group<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Group").finish_non_exhaustive()
     }
 }
 
-/// The right to flush, one of [`FLUSHES`].
+/// The right to flush, one of the few.
 struct Turn<C: Call> {
     state: Arc<Mutex<State<C>>>,
     is_over: bool,

@@ -29,14 +29,14 @@ const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 const TABLES: &str = "\
 settings: singleton payload_limit
 queues: id name paused visibility_timeout_us max_attempts retry retention_us created_at
-messages: id queue_id priority max_attempts enqueued_at payload headers unique_key ordering_key
-ready: id queue_id pos visible_at rank attempts max_attempts token worker_id claimed_at last_error
-leases: id token queue_id rank attempts max_attempts last_attempt visible_at claimed_at worker_id last_error
-delayed: id queue_id pos visible_at rank attempts max_attempts last_error
-archive: id queue_id attempts token worker_id claimed_at archived_at outcome last_error
+messages: id enqueued_at queue_id priority max_attempts payload headers
+ready: pos visible_at token worker_id claimed_at queue_id rank attempts max_attempts ids last_error
+leases: token visible_at claimed_at worker_id queue_id rank attempts max_attempts last_attempt ids last_error
+delayed: pos visible_at queue_id rank attempts max_attempts ids last_error
+archive: id token worker_id claimed_at archived_at queue_id attempts outcome last_error
 workers: id kind host port queue_id state heartbeat_timeout_us registered_at heartbeat_at stopped_at replaced_by";
-const OTHERS: &str = "settings_pkey queues_pkey queues_name messages_pkey ready_order ready_worker \
-    leases_pkey leases_due delayed_pkey delayed_due archive_pkey archive_age archive_dead \
+const OTHERS: &str = "settings_pkey queues_pkey queues_name messages_pkey ready_order ready_token \
+    ready_worker leases_token leases_due delayed_due archive_pkey archive_age archive_dead \
     workers_pkey workers_identity sequence";
 
 /// Installs or upgrades the schema in one transaction. Installers go one after the other.

@@ -2,12 +2,17 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::{Manager, ManagerConfig, Object, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, RecyclingMethod, Runtime, Timeouts,
+};
 use pgqrs::{Error, Result};
 use tokio::time::timeout;
 use tokio_postgres::{
@@ -21,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     Options, StatementMode,
     error::{from_driver, from_pool, sqlstate, unavailable},
+    session::SESSION,
     url::Target,
 };
 
@@ -67,6 +73,8 @@ pub(crate) struct Pool {
     pool: deadpool_postgres::Pool,
     tls: MakeRustlsConnect,
     mode: StatementMode,
+    /// Whether no pooler stands between: settings of a session are ours alone.
+    direct: Arc<AtomicBool>,
     /// Whether statements go unnamed at present.
     unnamed: AtomicBool,
     connect_timeout: Duration,
@@ -84,7 +92,19 @@ impl Pool {
         let tls = target.tls.connector()?;
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_config(target.config, tls.clone(), recycling);
+        let direct = Arc::new(AtomicBool::new(false));
+        let is_direct = direct.clone();
+        let settle_in = Hook::async_fn(move |client, _| {
+            let is_direct = is_direct.load(Ordering::Relaxed);
+            Box::pin(async move {
+                match is_direct {
+                    true => client.batch_execute(SESSION).await.map_err(HookError::Backend),
+                    false => Ok(()),
+                }
+            })
+        });
         let pool = deadpool_postgres::Pool::builder(manager)
+            .post_create(settle_in)
             .max_size(options.pool_size.max(1))
             .timeouts(Timeouts {
                 wait: Some(options.call_timeout),
@@ -96,7 +116,7 @@ impl Pool {
             .map_err(|error| Error::Backend { reason: error.to_string(), source: None })?;
         let Options { statements: mode, connect_timeout, call_timeout, .. } = *options;
         let unnamed = AtomicBool::new(mode != StatementMode::Prepared);
-        Ok(Self { pool, tls, mode, unnamed, connect_timeout, call_timeout })
+        Ok(Self { pool, tls, mode, direct, unnamed, connect_timeout, call_timeout })
     }
 
     /// Decides in [`StatementMode::Auto`] whether statements are prepared: if no pooler stands
@@ -115,6 +135,9 @@ impl Pool {
         let answer = timeout(self.connect_timeout, probe).await;
         if let Ok(Ok(Some(_))) = answer {
             self.unnamed.store(false, Ordering::Relaxed);
+            self.direct.store(true, Ordering::Relaxed);
+            // Those made so far lack the settings.
+            self.pool.retain(|_, _| false);
         } else {
             tracing::info!(?answer, "a pooler stands between: statements go unnamed");
         }

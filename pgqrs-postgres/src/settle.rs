@@ -43,7 +43,8 @@ enum Kind {
     Archive,
     Delete,
     GiveBack,
-    Extend,
+    /// By so many microseconds.
+    Extend(i64),
 }
 
 impl Kind {
@@ -52,7 +53,7 @@ impl Kind {
             Action::Archive => Self::Archive,
             Action::Delete => Self::Delete,
             Action::Release(_) | Action::Fail { .. } => Self::GiveBack,
-            Action::Extend(_) => Self::Extend,
+            Action::Extend(timeout) => Self::Extend(timeout.micros()),
         }
     }
 }
@@ -106,18 +107,24 @@ async fn settle_with(
             if missed.is_empty() {
                 continue;
             }
-            let (ids, tokens) = columns(&missed);
-            let retaken = receipts(&session.query(&store.sql.retake, params![ids, tokens]).await?)?;
-            if !retaken.is_empty() {
-                let again = group.iter().filter(|(receipt, _)| retaken.contains(*receipt));
+            // Each time that others have changed a run in between.
+            while !missed.is_empty() {
+                let (ids, tokens) = columns(&missed);
+                let row = session.query_one(&store.sql.retake, params![ids, tokens]).await?;
+                let again = receipts(&row)?;
+                if again.is_empty() {
+                    break;
+                }
+                missed.retain(|receipt| !again.contains(receipt));
+                let again = group.iter().filter(|(receipt, _)| again.contains(*receipt));
                 let again = again.map(|(receipt, one)| (*receipt, *one)).collect();
-                act(store, session, settle, *kind, &again, &mut outcomes).await?;
-                missed.retain(|receipt| !retaken.contains(receipt));
+                missed.extend(act(store, session, settle, *kind, &again, &mut outcomes).await?);
             }
             if *kind == Kind::Archive && !missed.is_empty() {
                 let (ids, tokens) = columns(&missed);
                 let parameters = params![ids, tokens, settle.now];
-                for receipt in receipts(&session.query(&store.sql.archived, parameters).await?)? {
+                let row = session.query_one(&store.sql.archived, parameters).await?;
+                for receipt in receipts(&row)? {
                     outcomes[group[&receipt].0] = Ok(Settled::Archived);
                 }
             }
@@ -159,24 +166,26 @@ async fn act(
     let (ids, tokens) = columns(&missed);
     let actions = || group.values().map(|(_, action)| *action);
     let (sql, now) = (&store.sql, settle.now);
-    let rows = match kind {
-        Kind::Archive => session.query(&sql.archive, params![ids, tokens, now]).await?,
-        Kind::Delete => session.query(&sql.delete, params![ids, tokens]).await?,
+    let row = match kind {
+        Kind::Archive => session.query_one(&sql.archive, params![ids, tokens, now]).await?,
+        Kind::Delete => session.query_one(&sql.delete, params![ids, tokens]).await?,
         Kind::GiveBack => {
             let delays: Vec<_> = actions().map(micros).collect();
             let errors: Vec<_> = actions().map(error).collect();
             // What is no failure gives its attempt back.
             let returned: Vec<_> = errors.iter().map(|error| i16::from(error.is_none())).collect();
             let parameters = params![ids, tokens, now, delays, errors, returned];
-            session.query(&sql.give_back, parameters).await?
+            session.query_one(&sql.give_back, parameters).await?
         }
-        Kind::Extend => {
-            let timeouts: Vec<_> = actions().filter_map(micros).collect();
-            session.query(&sql.extend, params![ids, tokens, now, timeouts]).await?
+        Kind::Extend(timeout) => {
+            session.query_one(&sql.extend, params![ids, tokens, now, timeout]).await?
         }
     };
-    for row in &rows {
-        let receipt = receipt(row)?;
+    let mut dead = HashSet::new();
+    if kind == Kind::GiveBack {
+        dead.extend(column::<Option<Vec<i64>>>(&row, "dead")?.unwrap_or_default());
+    }
+    for receipt in receipts(&row)? {
         missed.remove(&receipt);
         let Some((index, action)) = group.get(&receipt) else {
             continue;
@@ -185,21 +194,20 @@ async fn act(
             Kind::Archive => Settled::Archived,
             Kind::Delete => Settled::Deleted,
             Kind::GiveBack if matches!(action, Action::Release(_)) => Settled::Released,
-            Kind::GiveBack if column(row, "dead")? => Settled::Dead,
+            Kind::GiveBack if dead.contains(&receipt.id.0) => Settled::Dead,
             Kind::GiveBack => Settled::Retrying,
-            Kind::Extend => Settled::Extended(column(row, "visible_at")?),
+            Kind::Extend(_) => Settled::Extended(column(&row, "visible_at")?),
         });
     }
     Ok(missed)
 }
 
-/// The delay or timeout of an action, if it has one.
+/// The delay of an action, if it has one.
 fn micros(action: &Action) -> Option<i64> {
     match action {
         Action::Release(delay) => Some(delay.micros()),
         Action::Fail { retry: RetryDecision::RetryAfter(delay), .. } => Some(Delay::micros(*delay)),
-        Action::Extend(timeout) => Some(timeout.micros()),
-        Action::Archive | Action::Delete | Action::Fail { .. } => None,
+        Action::Archive | Action::Delete | Action::Extend(_) | Action::Fail { .. } => None,
     }
 }
 
@@ -214,10 +222,10 @@ fn columns(receipts: &BTreeSet<Receipt>) -> (Vec<i64>, Vec<i64>) {
     receipts.iter().map(|receipt| (receipt.id.0, receipt.token)).unzip()
 }
 
-fn receipts(rows: &[Row]) -> Result<BTreeSet<Receipt>> {
-    rows.iter().map(receipt).collect()
-}
-
-fn receipt(row: &Row) -> Result<Receipt> {
-    Ok(Receipt { id: MessageId(column(row, "id")?), token: column(row, "token")? })
+/// The receipts in the row that statements on leases answer with.
+fn receipts(row: &Row) -> Result<Vec<Receipt>> {
+    let ids: Option<Vec<i64>> = column(row, "ids")?;
+    let tokens: Option<Vec<i64>> = column(row, "tokens")?;
+    let pairs = ids.unwrap_or_default().into_iter().zip(tokens.unwrap_or_default());
+    Ok(pairs.map(|(id, token)| Receipt { id: MessageId(id), token }).collect())
 }

@@ -5,57 +5,7 @@
 //! `ctid = ANY (ARRAY (…))`, a plan that depends on no statistics. Everything in one statement sees
 //! one snapshot, from before its own writes.
 
-use crate::statements::statements;
-
-/// Parts of several statements, written `{name}` in them.
-const PARTS: &[(&str, &str)] = &[
-    (
-        "{into_ready}",
-        "INSERT INTO {schema}.ready
-        (id, queue_id, pos, visible_at, rank, attempts, max_attempts, last_error)",
-    ),
-    (
-        "{into_delayed}",
-        "INSERT INTO {schema}.delayed
-        (id, queue_id, pos, visible_at, rank, attempts, max_attempts, last_error)",
-    ),
-    (
-        "{into_leases}",
-        "INSERT INTO {schema}.leases (id, token, queue_id, rank, attempts, max_attempts, visible_at,
-        claimed_at, worker_id, last_error)",
-    ),
-    (
-        "{into_archive}",
-        "INSERT INTO {schema}.archive (id, queue_id, attempts, token, worker_id, claimed_at,
-        archived_at, outcome, last_error)",
-    ),
-    // A hundred years are for ever: more would overflow.
-    ("{retention}", "least(q.retention_us, 3155760000000000) * interval '1 microsecond'"),
-    (
-        "{is_dead}",
-        "state <> 'stopped' AND heartbeat_at
-          + least(heartbeat_timeout_us, 3155760000000000) * interval '1 microsecond'
-          < coalesce($1, now())",
-    ),
-    (
-        "{settled}",
-        "{schema}.leases l USING unnest($1, $2) AS r (id, token)
-    WHERE l.id = r.id AND l.token = r.token",
-    ),
-    (
-        "{live}",
-        "(SELECT count(*) FROM {schema}.ready WHERE queue_id = $1)
-     + (SELECT count(*) FROM {schema}.leases WHERE queue_id = $1)
-     + (SELECT count(*) FROM {schema}.delayed WHERE queue_id = $1)",
-    ),
-    ("{queue}", "name, paused, visibility_timeout_us, max_attempts, retry, retention_us, created_at"),
-    (
-        "{workers}",
-        "SELECT w.id, w.kind, w.host, w.port, q.name, w.queue_id, w.state, w.heartbeat_timeout_us,
-       w.registered_at, w.heartbeat_at, w.stopped_at, w.replaced_by
-FROM {schema}.workers w JOIN {schema}.queues q ON q.id = w.queue_id",
-    ),
-];
+use crate::{parts::PARTS, statements::statements};
 
 statements! {
     /// $1: the schema's name.
@@ -117,15 +67,16 @@ RETURNING {queue}";
     /// another is seen where it comes from until that session commits, and then where it went.
     delete_live = "
 WITH gone AS (
-    DELETE FROM {schema}.ready WHERE queue_id = $1 RETURNING id
+    DELETE FROM {schema}.ready WHERE queue_id = $1 RETURNING ids
 ), gone_leases AS (
-    DELETE FROM {schema}.leases WHERE queue_id = $1 RETURNING id
+    DELETE FROM {schema}.leases WHERE queue_id = $1 RETURNING ids
 ), gone_delayed AS (
-    DELETE FROM {schema}.delayed WHERE queue_id = $1 RETURNING id
+    DELETE FROM {schema}.delayed WHERE queue_id = $1 RETURNING ids
 ), gone_messages AS (
     DELETE FROM {schema}.messages WHERE id = ANY (ARRAY (
-        SELECT id FROM gone
-        UNION ALL SELECT id FROM gone_leases UNION ALL SELECT id FROM gone_delayed))
+        SELECT unnest(ids) FROM (
+            SELECT ids FROM gone
+            UNION ALL SELECT ids FROM gone_leases UNION ALL SELECT ids FROM gone_delayed) l))
     RETURNING id
 )
 SELECT {live} AS seen, (SELECT count(*) FROM gone_messages) AS deleted";
@@ -138,33 +89,37 @@ SELECT {live} AS seen, (SELECT count(*) FROM gone_messages) AS deleted";
 SELECT {queue} FROM {schema}.queues
 WHERE $1 IS NULL OR name = $1 ORDER BY name COLLATE \"C\"";
 
-    /// One walk over each table per queue; archived messages past retention do not count.
+    /// One walk over each table per queue, and over the archive one for all; archived messages past
+    /// retention do not count.
     metrics = "
+WITH ended AS MATERIALIZED (
+    SELECT q.id, count(*) AS n, count(*) FILTER (WHERE outcome = 'dead') AS dead
+    FROM {schema}.archive a JOIN {schema}.queues q ON q.id = a.queue_id
+    WHERE ($1 IS NULL OR q.name = $1)
+      AND (q.retention_us IS NULL OR archived_at > coalesce($2, now()) - {retention})
+    GROUP BY q.id
+)
 SELECT q.name, t.now, r.n + d.due + l.expired AS ready, d.n - d.due AS delayed,
-       l.n - l.expired AS leased, a.n - a.dead AS archived, a.dead,
+       l.n - l.expired AS leased, coalesce(a.n - a.dead, 0) AS archived, coalesce(a.dead, 0) AS dead,
        least(r.oldest, d.oldest, l.oldest) AS oldest_ready_at,
        w.ready AS workers_ready, w.suspended AS workers_suspended, w.stopped AS workers_stopped
 FROM {schema}.queues q
 CROSS JOIN (SELECT coalesce($2, now()) AS now) t
 CROSS JOIN LATERAL (
-    SELECT count(*) AS n, min(visible_at) AS oldest FROM {schema}.ready WHERE queue_id = q.id
+    SELECT coalesce(sum(cardinality(ids)), 0)::bigint AS n, min(visible_at) AS oldest FROM {schema}.ready WHERE queue_id = q.id
 ) r
 CROSS JOIN LATERAL (
-    SELECT count(*) AS n, count(*) FILTER (WHERE visible_at <= t.now) AS due,
+    SELECT coalesce(sum(cardinality(ids)), 0)::bigint AS n, coalesce(sum(cardinality(ids)) FILTER (WHERE visible_at <= t.now), 0)::bigint AS due,
            min(visible_at) FILTER (WHERE visible_at <= t.now) AS oldest
     FROM {schema}.delayed WHERE queue_id = q.id
 ) d
 CROSS JOIN LATERAL (
-    SELECT count(*) AS n,
-           count(*) FILTER (WHERE visible_at <= t.now AND NOT last_attempt) AS expired,
+    SELECT coalesce(sum(cardinality(ids)), 0)::bigint AS n, coalesce(sum(cardinality(ids))
+               FILTER (WHERE visible_at <= t.now AND NOT last_attempt), 0)::bigint AS expired,
            min(visible_at) FILTER (WHERE visible_at <= t.now AND NOT last_attempt) AS oldest
     FROM {schema}.leases WHERE queue_id = q.id
 ) l
-CROSS JOIN LATERAL (
-    SELECT count(*) AS n, count(*) FILTER (WHERE outcome = 'dead') AS dead
-    FROM {schema}.archive WHERE queue_id = q.id
-      AND (q.retention_us IS NULL OR archived_at > t.now - {retention})
-) a
+LEFT JOIN ended a ON a.id = q.id
 CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE state = 'ready') AS ready,
            count(*) FILTER (WHERE state = 'suspended') AS suspended,
@@ -173,218 +128,269 @@ CROSS JOIN LATERAL (
 ) w
 WHERE $1 IS NULL OR q.name = $1 ORDER BY q.name COLLATE \"C\"";
 
-    /// Ids are drawn in input order. Nothing is written if the queue is missing or a message is
-    /// too large; the first such message is reported.
+    /// Ids are drawn in input order: the rows of one `unnest` are inserted one after the other.
+    /// Messages that are alike and follow each other form a run ($8 to $12: its first and last
+    /// message, and what they have in common). Nothing is written if the queue is missing or the
+    /// largest message ($6 bytes) is too large.
     enqueue = "
 WITH q AS MATERIALIZED (
-    SELECT id, max_attempts FROM {schema}.queues WHERE name = $1 FOR KEY SHARE
-), input AS MATERIALIZED (
-    SELECT * FROM unnest($2, $3, $4, $5, $6) WITH ORDINALITY
-        AS i (payload, headers, priority, delay_us, max_attempts, n)
-), too_large AS MATERIALIZED (
-    SELECT n AS nth, CASE WHEN octet_length(payload) > payload_limit
-                   THEN octet_length(payload) ELSE octet_length(headers) END AS size, payload_limit
-    FROM input, {schema}.settings
-    WHERE octet_length(payload) > payload_limit OR octet_length(headers) > payload_limit
-    ORDER BY n LIMIT 1
-), numbered AS MATERIALIZED (
-    SELECT nextval('{schema}.sequence') AS id, i.* FROM (
-        SELECT q.id AS queue_id, payload, headers, priority, delay_us, n,
-               coalesce(input.max_attempts, q.max_attempts) AS max_attempts
-        FROM q, input WHERE NOT EXISTS (SELECT FROM too_large) ORDER BY n
-    ) i
+    SELECT id, max_attempts, payload_limit, $6 <= payload_limit AS fits
+    FROM {schema}.queues CROSS JOIN {schema}.settings WHERE name = $1 FOR KEY SHARE OF queues
 ), message AS (
     INSERT INTO {schema}.messages
         (id, queue_id, priority, max_attempts, enqueued_at, payload, headers)
-    SELECT id, queue_id, priority, max_attempts, coalesce($7, now()), payload, headers
-    FROM numbered
+    SELECT nextval('{schema}.sequence'), (SELECT id FROM q), priority,
+           coalesce(i.max_attempts, (SELECT max_attempts FROM q)), coalesce($7, {now}), payload,
+           headers
+    FROM unnest($2, $3, $4, $5) AS i (payload, headers, priority, max_attempts)
+    WHERE (SELECT fits FROM q)
+    RETURNING id
+), numbered AS MATERIALIZED (
+    SELECT array_agg(id) AS ids FROM message
+), run AS MATERIALIZED (
+    SELECT ids[first:last] AS ids, ids[first] AS pos, q.id AS queue_id, 9 - priority AS rank, delay_us,
+           coalesce(r.max_attempts, q.max_attempts) AS max_attempts
+    FROM q, numbered, unnest($8, $9, $10, $11, $12)
+        AS r (first, last, priority, delay_us, max_attempts)
+    WHERE ids IS NOT NULL
 ), ready AS (
     {into_ready}
-    SELECT id, queue_id, id, coalesce($7, now()), 9 - priority, 0, max_attempts, NULL
-    FROM numbered WHERE delay_us = 0
+    SELECT ids, queue_id, pos, coalesce($7, {now}), rank, 0, max_attempts, NULL
+    FROM run WHERE delay_us = 0
 ), delayed AS (
     {into_delayed}
-    SELECT id, queue_id, id, coalesce($7, now()) + delay_us * interval '1 microsecond',
-           9 - priority, 0, max_attempts, NULL
-    FROM numbered WHERE delay_us > 0
+    SELECT ids, queue_id, pos, coalesce($7, {now}) + delay_us * interval '1 microsecond', rank, 0,
+           max_attempts, NULL
+    FROM run WHERE delay_us > 0
 )
-SELECT EXISTS (SELECT FROM q) AS found, too_large.*,
-       (SELECT array_agg(id ORDER BY n) FROM numbered) AS ids
-FROM (SELECT) one LEFT JOIN too_large ON true";
+SELECT q.fits, q.payload_limit, numbered.ids FROM q, numbered";
 
-    /// Takes into ready what has become due, earliest first, $3 delayed messages and $3 expired
-    /// leases at most, and buries up to $4 leases that expired on their last attempt. Nothing for a
-    /// worker that may not claim: a refused claim changes nothing.
+    /// Takes into ready what has become due, earliest first, $3 delayed runs and $3 expired ones at
+    /// most, and buries runs that expired on their last attempt, of up to $4 messages together.
+    /// Nothing for workers that may not claim: a refused claim changes nothing. What is promoted
+    /// comes no earlier than the marks of this store ($7), and thus before all that waits.
     promote_due = "
 WITH q AS MATERIALIZED (
-    SELECT id FROM {schema}.queues q WHERE name = $1 AND ($6 IS NULL OR EXISTS (
-        SELECT FROM {schema}.workers WHERE id = $6 AND queue_id = q.id AND state = 'ready'))
+    SELECT id FROM {schema}.queues q WHERE name = $1 AND EXISTS (
+        SELECT FROM unnest($6) AS c (worker) WHERE worker IS NULL OR EXISTS (
+            SELECT FROM {schema}.workers WHERE id = worker AND queue_id = q.id AND state = 'ready'))
 ), due AS MATERIALIZED (
     SELECT ctid FROM {schema}.delayed
     WHERE queue_id = (SELECT id FROM q) AND visible_at <= coalesce($2, now())
+      AND visible_at >= coalesce($8, '-infinity')
     ORDER BY visible_at LIMIT $3 FOR UPDATE SKIP LOCKED
 ), woken AS (
-    DELETE FROM {schema}.delayed WHERE ctid = ANY (ARRAY (SELECT ctid FROM due))
-    RETURNING id, queue_id, pos, visible_at, rank, attempts, max_attempts, last_error
+    DELETE FROM {schema}.delayed WHERE ctid = ANY (ARRAY (SELECT ctid FROM due)) RETURNING *
 ), expired AS MATERIALIZED (
     SELECT ctid FROM {schema}.leases
     WHERE queue_id = (SELECT id FROM q) AND NOT last_attempt AND visible_at <= coalesce($2, now())
+      AND visible_at >= coalesce($8, '-infinity')
     ORDER BY visible_at LIMIT $3 FOR UPDATE SKIP LOCKED
 ), lapsed AS (
-    DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (SELECT ctid FROM expired))
-    RETURNING id, queue_id, visible_at, rank, attempts, max_attempts, token, worker_id, claimed_at,
-        last_error
+    DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (SELECT ctid FROM expired)) RETURNING *
 ), promoted AS (
-    INSERT INTO {schema}.ready
-        (id, queue_id, pos, visible_at, rank, attempts, max_attempts, token, worker_id, claimed_at,
-         last_error)
-    SELECT id, queue_id, pos, visible_at, rank, attempts, max_attempts, NULL, NULL, NULL, last_error
+    {back_to_ready}
+    SELECT ids, queue_id, greatest(pos, ($7)[rank + 1]), visible_at, rank, attempts, max_attempts,
+           last_error, NULL, NULL, NULL
     FROM woken
     UNION ALL
-    SELECT id, queue_id, token, visible_at, rank, attempts, max_attempts, token, worker_id,
-           claimed_at, last_error
+    SELECT ids, queue_id, greatest(token, ($7)[rank + 1]), visible_at, rank, attempts, max_attempts,
+           last_error, token, worker_id, claimed_at
     FROM lapsed
-    RETURNING id
 ), spent AS MATERIALIZED (
     SELECT ctid FROM {schema}.leases
-    WHERE queue_id = (SELECT id FROM q) AND last_attempt AND visible_at <= coalesce($2, now())
-    ORDER BY visible_at LIMIT $4 FOR UPDATE SKIP LOCKED
+    WHERE ctid = ANY (ARRAY (
+        SELECT row FROM (
+            SELECT row, sum(size) OVER (ORDER BY visible_at, row) AS total FROM (
+                SELECT ctid AS row, visible_at, cardinality(ids) AS size FROM {schema}.leases
+                WHERE queue_id = (SELECT id FROM q) AND last_attempt
+                  AND visible_at <= coalesce($2, now())
+                  AND visible_at >= coalesce($8, '-infinity')
+                ORDER BY visible_at LIMIT $4) l) l
+        WHERE total <= $4))
+    FOR UPDATE SKIP LOCKED
 ), ended AS (
-    DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (SELECT ctid FROM spent))
-    RETURNING id, queue_id, attempts, token, worker_id, claimed_at
+    DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (SELECT ctid FROM spent)) RETURNING *
 ), buried AS (
     {into_archive}
-    SELECT id, queue_id, attempts, token, worker_id, claimed_at, coalesce($2, now()), 'dead', $5
+    SELECT unnest(ids), queue_id, attempts, token, worker_id, claimed_at, coalesce($2, now()), 'dead',
+           $5
     FROM ended
 )
-SELECT count(*) AS promoted FROM promoted";
+SELECT now() AS now,
+       greatest((SELECT count(*) FROM due), (SELECT count(*) FROM expired)) < $3
+         AND (SELECT count(*) FROM spent) = 0 AS is_complete";
 
-    /// Answers with at least one row, which says why nothing was claimed; asked to look ($6), and
-    /// short, also when the next message becomes ready by itself, which may be past. A lease begins
-    /// no earlier than its message became ready: now() is when this statement began, and another
-    /// claim may have promoted since what expired since. The worker's row is locked: its stop,
-    /// suspension and replacement wait for the claim, or are seen by it.
+    /// Claims for several callers at once: workers $2 (or null), of whom each is due the messages
+    /// from its $3rd to before its $4th. Takes up to $5 runs, and puts back what nobody is due.
+    /// Answers with at least one row for each caller, which says why nothing was claimed: nothing is,
+    /// unless all of them may.
+    ///
+    /// What a caller gets of a run becomes leases together, under one token. A lease begins no earlier
+    /// than its messages became ready: now() is when this statement began, and another claim may have
+    /// promoted since what expired since. The workers' rows are locked: stop, suspension and
+    /// replacement wait for the claim, or are seen by it.
     claim = "
 WITH q AS MATERIALIZED (
     SELECT id, paused, visibility_timeout_us FROM {schema}.queues WHERE name = $1
 ), w AS MATERIALIZED (
-    SELECT state, replaced_by FROM {schema}.workers
-    WHERE id = $2 AND queue_id = (SELECT id FROM q) FOR SHARE
+    SELECT id, state, replaced_by FROM {schema}.workers
+    WHERE id = ANY ($2) AND queue_id = (SELECT id FROM q) ORDER BY id FOR SHARE
+), caller AS MATERIALIZED (
+    SELECT n, worker, first, last, state, replaced_by
+    FROM unnest($2, $3, $4) WITH ORDINALITY AS c (worker, first, last, n)
+    LEFT JOIN w ON w.id = c.worker
 ), open AS MATERIALIZED (
-    SELECT id, coalesce($4, visibility_timeout_us) * interval '1 microsecond' AS timeout
-    FROM q WHERE NOT paused AND ($2 IS NULL OR (SELECT state FROM w) = 'ready')
+    SELECT id FROM q WHERE NOT paused AND NOT EXISTS (
+        SELECT FROM caller WHERE worker IS NOT NULL AND state IS DISTINCT FROM 'ready')
 ), picked AS MATERIALIZED (
-    SELECT ctid FROM {schema}.ready
-    WHERE queue_id = (SELECT id FROM open)
-    ORDER BY rank, pos LIMIT $3 FOR UPDATE SKIP LOCKED
+    SELECT r.row FROM unnest($8) WITH ORDINALITY AS m (mark, nth) CROSS JOIN LATERAL (
+        SELECT ctid AS row FROM {schema}.ready
+        WHERE queue_id = (SELECT id FROM open) AND rank = (m.nth - 1)::smallint AND pos >= m.mark
+        ORDER BY pos LIMIT $5 FOR UPDATE SKIP LOCKED
+    ) r
+    LIMIT $5
 ), taken AS (
-    DELETE FROM {schema}.ready WHERE ctid = ANY (ARRAY (SELECT ctid FROM picked))
-    RETURNING id, queue_id, rank, pos, attempts, max_attempts, visible_at, last_error
+    DELETE FROM {schema}.ready WHERE ctid = ANY (ARRAY (SELECT row FROM picked)) RETURNING *
+), run AS MATERIALIZED (
+    SELECT *, (sum(cardinality(ids)) OVER w)::integer AS upto FROM taken
+    WINDOW w AS (ORDER BY rank, pos, ids ROWS UNBOUNDED PRECEDING)
+), rest AS (
+    {back_to_ready}
+    SELECT ids[1 + greatest(cardinality(ids) - upto + wanted, 0):], queue_id, pos, visible_at, rank,
+           attempts, max_attempts, last_error, token, worker_id, claimed_at
+    FROM run, (SELECT max(last) AS wanted FROM caller) c WHERE upto > wanted
+), lease AS MATERIALIZED (
+    SELECT nextval('{schema}.sequence') AS token, *, since + interval '1 microsecond'
+               * coalesce($6, (SELECT visibility_timeout_us FROM q)) AS until
+    FROM (SELECT n, worker, queue_id, rank, pos, (attempts + 1)::smallint AS attempts, max_attempts,
+                 last_error, greatest(coalesce($7, now()), visible_at) AS since,
+                 ids[1 + greatest(first - upto + cardinality(ids), 0):
+                     cardinality(ids) - greatest(upto - last, 0)] AS ids
+          FROM run JOIN caller ON first < upto AND last > upto - cardinality(ids)
+          ORDER BY upto, n) piece
 ), leased AS (
     {into_leases}
-    SELECT id, nextval('{schema}.sequence'), queue_id, rank, attempts + 1, max_attempts,
-           since + (SELECT timeout FROM open), since, $2, last_error
-    FROM (SELECT *, greatest(coalesce($5, now()), visible_at) AS since
-          FROM taken ORDER BY rank, pos) ordered
-    RETURNING id, token, rank, attempts, max_attempts, visible_at, claimed_at, last_error
-), look AS MATERIALIZED (
-    SELECT $6 AND (SELECT count(*) FROM leased) < $3 AS short
+    SELECT ids, token, queue_id, rank, attempts, max_attempts, until, since, worker, last_error
+    FROM lease
 )
-SELECT q.id IS NOT NULL AS found, w.state AS worker_state, w.replaced_by,
-       CASE WHEN (SELECT short FROM look) THEN (1000000 * extract(epoch FROM least(
-           (SELECT visible_at FROM {schema}.delayed
-            WHERE queue_id = (SELECT id FROM open) ORDER BY visible_at LIMIT 1),
-           (SELECT visible_at FROM {schema}.leases
-            WHERE queue_id = (SELECT id FROM open) AND NOT last_attempt
-            ORDER BY visible_at LIMIT 1)) - coalesce($5, now())))::bigint END AS due_in_us,
-       CASE WHEN (SELECT short FROM look) THEN coalesce((
-           SELECT visible_at FROM {schema}.leases
-           WHERE queue_id = (SELECT id FROM open) AND last_attempt
-           ORDER BY visible_at LIMIT 1) <= coalesce($5, now()), false) END AS spent,
-       l.id, l.token, l.attempts, l.max_attempts, l.visible_at, l.claimed_at, l.last_error,
-       m.priority, m.enqueued_at, m.payload, m.headers
-FROM (SELECT) one
+SELECT c.n, q.id IS NOT NULL AS found, c.state, c.replaced_by,
+       (SELECT count(*) FROM run) AS runs, (SELECT max(upto) FROM run) AS held, m.id, l.token,
+       l.attempts, l.max_attempts, l.until, l.since, l.last_error, m.priority, m.enqueued_at,
+       m.payload, m.headers, l.pos
+FROM caller c
 LEFT JOIN q ON true
-LEFT JOIN w ON true
-LEFT JOIN (leased l JOIN {schema}.messages m ON m.id = l.id) ON true
--- Positions are gone by now; tokens were drawn in their order.
-ORDER BY l.token";
+LEFT JOIN (lease l CROSS JOIN LATERAL unnest(l.ids) WITH ORDINALITY AS u (id, i)
+           JOIN {schema}.messages m ON m.id = u.id) ON l.n = c.n
+ORDER BY l.token, u.i";
 
-    /// Settlements come in id order, and rows are met in that order: two batches do not deadlock.
+    /// When the next message of a queue that may be claimed from becomes ready by itself, which may
+    /// be past, and whether there is something to bury.
+    look = "
+WITH q AS MATERIALIZED (
+    SELECT id FROM {schema}.queues WHERE name = $1 AND NOT paused
+)
+SELECT (1000000 * extract(epoch FROM least(
+           (SELECT visible_at FROM {schema}.delayed
+            WHERE queue_id = (SELECT id FROM q) AND visible_at >= coalesce($3, '-infinity')
+            ORDER BY visible_at LIMIT 1),
+           (SELECT visible_at FROM {schema}.leases
+            WHERE queue_id = (SELECT id FROM q) AND NOT last_attempt
+              AND visible_at >= coalesce($3, '-infinity')
+            ORDER BY visible_at LIMIT 1)) - coalesce($2, now())))::bigint AS due_in_us,
+       coalesce((
+           SELECT visible_at FROM {schema}.leases
+           WHERE queue_id = (SELECT id FROM q) AND last_attempt
+             AND visible_at >= coalesce($3, '-infinity')
+           ORDER BY visible_at LIMIT 1) <= coalesce($2, now()), false) AS spent";
+
+    /// Answers with the receipts that it settled; so do the others. Rows are met in the order of
+    /// their places in the table: two batches do not deadlock.
     archive = "
-WITH held AS (DELETE FROM {settled} RETURNING l.*)
-{into_archive}
-SELECT id, queue_id, attempts, token, worker_id, claimed_at, coalesce($3, now()), 'done', last_error
-FROM held
-RETURNING id, token";
+WITH {held}, archived AS (
+    {into_archive}
+    SELECT id, queue_id, attempts, token, worker_id, claimed_at, coalesce($3, {now}), 'done',
+           last_error
+    FROM held
+    RETURNING id, token
+)
+SELECT array_agg(id) AS ids, array_agg(token) AS tokens FROM archived";
 
     delete = "
-WITH held AS (
-    DELETE FROM {settled} RETURNING l.id, l.token
-), gone AS (
+WITH {held}, gone AS (
     DELETE FROM {schema}.messages WHERE id = ANY (ARRAY (SELECT id FROM held))
 )
-SELECT id, token FROM held";
+SELECT array_agg(id) AS ids, array_agg(token) AS tokens FROM held";
 
     /// Release and failure. A delay that is null: dead at once. A release gives an attempt back, is
     /// never dead, and has no error of its own.
     give_back = "
-WITH held AS (
-    DELETE FROM {schema}.leases l
-    USING unnest($1, $2, $4, $5, $6) AS r (id, token, delay_us, error, returned)
-    WHERE l.id = r.id AND l.token = r.token
-    RETURNING l.id, l.token, queue_id, rank, attempts - returned AS attempts, max_attempts,
-        worker_id, claimed_at, coalesce(error, last_error) AS error, delay_us,
-        delay_us IS NULL OR last_attempt AND returned = 0 AS dead
+WITH {held}, back AS MATERIALIZED (
+    SELECT id, token, queue_id, rank, attempts - returned AS attempts, max_attempts, worker_id,
+           claimed_at, coalesce(error, last_error) AS last_error, delay_us,
+           delay_us IS NULL OR last_attempt AND returned = 0 AS dead
+    FROM held
+    JOIN unnest($1, $2, $4, $5, $6) AS r (id, token, delay_us, error, returned) USING (id, token)
 ), ready AS (
     {into_ready}
-    SELECT id, queue_id, nextval('{schema}.sequence'), coalesce($3, now()), rank, attempts,
-           max_attempts, error
-    FROM held WHERE NOT dead AND delay_us = 0
+    SELECT ARRAY[id], queue_id, nextval('{schema}.sequence'), coalesce($3, {now}), rank, attempts,
+           max_attempts, last_error
+    FROM back WHERE NOT dead AND delay_us = 0
 ), delayed AS (
     {into_delayed}
-    SELECT id, queue_id, nextval('{schema}.sequence'),
-           coalesce($3, now()) + delay_us * interval '1 microsecond', rank, attempts, max_attempts,
-           error
-    FROM held WHERE NOT dead AND delay_us > 0
+    SELECT ARRAY[id], queue_id, nextval('{schema}.sequence'),
+           coalesce($3, {now}) + delay_us * interval '1 microsecond', rank, attempts, max_attempts,
+           last_error
+    FROM back WHERE NOT dead AND delay_us > 0
 ), buried AS (
     {into_archive}
-    SELECT id, queue_id, attempts, token, worker_id, claimed_at, coalesce($3, now()), 'dead', error
-    FROM held WHERE dead
+    SELECT id, queue_id, attempts, token, worker_id, claimed_at, coalesce($3, {now}), 'dead',
+           last_error
+    FROM back WHERE dead
 )
-SELECT id, token, dead FROM held";
+SELECT array_agg(id) AS ids, array_agg(token) AS tokens,
+       array_agg(id) FILTER (WHERE dead) AS dead
+FROM back";
 
+    /// By $4 microseconds.
     extend = "
-UPDATE {schema}.leases l
-SET visible_at = coalesce($3, now()) + r.timeout_us * interval '1 microsecond'
-FROM unnest($1, $2, $4) AS r (id, token, timeout_us) WHERE l.id = r.id AND l.token = r.token
-RETURNING l.id, l.token, l.visible_at";
+WITH {held}, extended AS (
+    {into_leases}
+    SELECT array_agg(id), token, queue_id, rank, attempts, max_attempts,
+           coalesce($3, {now}) + $4 * interval '1 microsecond', claimed_at, worker_id, last_error
+    FROM held
+    GROUP BY token, queue_id, rank, attempts, max_attempts, claimed_at, worker_id, last_error
+    RETURNING ids, token, visible_at
+)
+SELECT array_agg(id) AS ids, array_agg(token) AS tokens, max(visible_at) AS visible_at
+FROM (SELECT unnest(ids) AS id, token, visible_at FROM extended) l";
 
-    /// An expired lease that a claim's promotion has moved to ready, and nobody has taken, goes
-    /// back to leases, for its holder to settle it.
+    /// Which receipts are current though a settlement missed them: another session has changed their
+    /// runs meanwhile, or a claim's promotion has moved them to ready, and nobody has taken them.
+    /// Those go back to leases, for their holder to settle them.
     retake = "
 WITH r AS MATERIALIZED (
-    SELECT r.id, r.token, m.queue_id, 9 - m.priority AS rank
-    FROM unnest($1, $2) AS r (id, token) JOIN {schema}.messages m ON m.id = r.id
-), found AS MATERIALIZED (
-    SELECT d.row FROM r CROSS JOIN LATERAL (
-        SELECT ctid AS row FROM {schema}.ready
-        WHERE queue_id = r.queue_id AND rank = r.rank AND pos = r.token
-          AND id = r.id AND token = r.token
-        LIMIT 1
-    ) d
+    SELECT id, token FROM unnest($1, $2) AS r (id, token)
 ), lapsed AS (
-    DELETE FROM {schema}.ready WHERE ctid = ANY (ARRAY (SELECT row FROM found)) RETURNING *
+    DELETE FROM {schema}.ready WHERE ctid = ANY (ARRAY (
+        SELECT d.row FROM r CROSS JOIN LATERAL (
+            SELECT ctid AS row FROM {schema}.ready WHERE token = r.token AND r.id = ANY (ids) OFFSET 0
+        ) d))
+    RETURNING *
+), back AS (
+    {into_leases}
+    SELECT ids, token, queue_id, rank, attempts, max_attempts, visible_at, claimed_at, worker_id,
+           last_error
+    FROM lapsed
+    RETURNING ids, token
 )
-{into_leases}
-SELECT id, token, queue_id, rank, attempts, max_attempts, visible_at, claimed_at, worker_id,
-       last_error
-FROM lapsed
-RETURNING id, token";
+SELECT array_agg(id) AS ids, array_agg(token) AS tokens FROM r
+WHERE EXISTS (SELECT FROM back WHERE token = r.token AND r.id = ANY (ids))
+   OR EXISTS (SELECT FROM {schema}.leases WHERE token = r.token AND r.id = ANY (ids))";
 
     /// Which receipts the archive holds as done, within retention.
     archived = "
-SELECT a.id, a.token FROM unnest($1, $2) AS r (id, token)
+SELECT array_agg(a.id) AS ids, array_agg(a.token) AS tokens FROM unnest($1, $2) AS r (id, token)
 JOIN {schema}.archive a ON a.id = r.id AND a.token = r.token
 JOIN {schema}.queues q ON q.id = a.queue_id
 WHERE a.outcome = 'done'
@@ -395,15 +401,15 @@ WHERE a.outcome = 'done'
 WITH t AS MATERIALIZED (
     SELECT coalesce($7, now()) AS now
 ), live AS (
-    SELECT id, queue_id, 'ready' AS state, visible_at, attempts, max_attempts, token, worker_id,
-           last_error
+    SELECT unnest(ids) AS id, queue_id, 'ready' AS state, visible_at, attempts, max_attempts, token,
+           worker_id, last_error
     FROM {schema}.ready
     UNION ALL
-    SELECT id, queue_id, CASE WHEN visible_at <= t.now THEN 'ready' ELSE 'delayed' END, visible_at,
-           attempts, max_attempts, NULL, NULL, last_error
+    SELECT unnest(ids), queue_id, CASE WHEN visible_at <= t.now THEN 'ready' ELSE 'delayed' END,
+           visible_at, attempts, max_attempts, NULL, NULL, last_error
     FROM {schema}.delayed, t
     UNION ALL
-    SELECT id, queue_id,
+    SELECT unnest(ids), queue_id,
            CASE WHEN visible_at <= t.now AND NOT last_attempt THEN 'ready' ELSE 'leased' END,
            visible_at, attempts, max_attempts, token, worker_id, last_error
     FROM {schema}.leases, t
@@ -439,11 +445,11 @@ WITH q AS MATERIALIZED (
     RETURNING id, last_error
 ), redriven AS (
     {into_ready}
-    SELECT id, queue_id, nextval('{schema}.sequence'), coalesce($4, now()), 9 - priority, 0,
+    SELECT ARRAY[id], queue_id, nextval('{schema}.sequence'), coalesce($4, now()), 9 - priority, 0,
            max_attempts, last_error
     FROM (SELECT m.*, raised.last_error
           FROM raised JOIN {schema}.messages m USING (id) ORDER BY id) ordered
-    RETURNING id
+    RETURNING ids[1] AS id
 )
 SELECT EXISTS (SELECT FROM q) AS found, (SELECT array_agg(id ORDER BY id) FROM redriven) AS ids";
 
@@ -507,27 +513,28 @@ WITH held AS (
 ), lapsed AS (
     DELETE FROM {schema}.ready WHERE worker_id = $2 RETURNING *
 ), freed AS (
-    SELECT id, queue_id, rank, attempts - $4 AS attempts, max_attempts, token, claimed_at,
+    SELECT ids, queue_id, rank, attempts - $4 AS attempts, max_attempts, token, claimed_at,
            last_error
     FROM held
     UNION ALL
-    SELECT id, queue_id, rank, attempts - $4, max_attempts, token, claimed_at, last_error
+    SELECT ids, queue_id, rank, attempts - $4, max_attempts, token, claimed_at, last_error
     FROM lapsed
 ), released AS (
     {into_ready}
-    SELECT id, queue_id, nextval('{schema}.sequence'), coalesce($3, now()), rank, attempts,
+    SELECT ids, queue_id, nextval('{schema}.sequence'), coalesce($3, now()), rank, attempts,
            max_attempts, last_error
     FROM (SELECT * FROM freed ORDER BY token) ordered WHERE attempts < max_attempts
-    RETURNING id
+    RETURNING ids
 ), buried AS (
     {into_archive}
-    SELECT id, queue_id, attempts, token, $2, claimed_at, coalesce($3, now()), 'dead', $5
+    SELECT unnest(ids), queue_id, attempts, token, $2, claimed_at, coalesce($3, now()), 'dead', $5
     FROM freed WHERE attempts >= max_attempts
     RETURNING id
 )
 SELECT (SELECT count(*) FROM {schema}.leases WHERE queue_id = $1 AND worker_id = $2)
      + (SELECT count(*) FROM {schema}.ready WHERE worker_id = $2) AS seen,
-       (SELECT count(*) FROM released) AS released, (SELECT count(*) FROM buried) AS buried";
+       (SELECT count(unnested) FROM released, unnest(ids) AS unnested) AS released,
+       (SELECT count(*) FROM buried) AS buried";
 
     workers = "
 {workers}
@@ -546,7 +553,7 @@ SELECT EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
        EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
            SELECT FROM {schema}.archive WHERE queue_id = q.id
              AND archived_at <= coalesce($1, now()) - {retention}
-           ORDER BY archived_at LIMIT 1) a WHERE q.retention_us IS NOT NULL) AS old_archive";
+           LIMIT 1) a WHERE q.retention_us IS NOT NULL) AS old_archive";
 
     bury_spent = "
 WITH spent AS MATERIALIZED (
@@ -558,10 +565,11 @@ WITH spent AS MATERIALIZED (
     LIMIT $2
 ), ended AS (
     DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (SELECT row FROM spent))
-    RETURNING id, queue_id, attempts, token, worker_id, claimed_at
+    RETURNING *
 ), buried AS (
     {into_archive}
-    SELECT id, queue_id, attempts, token, worker_id, claimed_at, coalesce($1, now()), 'dead', $3
+    SELECT unnest(ids), queue_id, attempts, token, worker_id, claimed_at, coalesce($1, now()), 'dead',
+           $3
     FROM ended
     RETURNING id
 )
@@ -588,8 +596,9 @@ WITH old AS MATERIALIZED (
     SELECT a.id FROM {schema}.queues q CROSS JOIN LATERAL (
         SELECT id FROM {schema}.archive
         WHERE queue_id = q.id AND archived_at <= coalesce($1, now()) - {retention}
-        ORDER BY archived_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        LIMIT $2 FOR UPDATE SKIP LOCKED
     ) a
+    WHERE q.retention_us IS NOT NULL
     LIMIT $2
 ), removed AS (
     DELETE FROM {schema}.archive WHERE id = ANY (ARRAY (SELECT id FROM old)) RETURNING id

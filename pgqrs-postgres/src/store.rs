@@ -19,9 +19,10 @@ use tokio_postgres::error::SqlState;
 
 use crate::{
     Options,
-    claim::{self, Due},
+    claim::{self, Claims, Handover},
     enqueue, error,
     group::Group,
+    known::{self, Known},
     listen::{self, Listener},
     migrate,
     pool::Pool,
@@ -43,8 +44,9 @@ pub(crate) struct Inner {
     pub(crate) schema: String,
     pub(crate) listener: Listener,
     pub(crate) started: Instant,
-    due: Mutex<HashMap<QueueName, Due>>,
+    known: Mutex<HashMap<QueueName, Known>>,
     enqueues: Group<Enqueue>,
+    claims: Group<Claims>,
     settles: Group<Vec<Settlement>>,
 }
 
@@ -79,9 +81,11 @@ impl PostgresStore {
             schema,
             listener,
             started: Instant::now(),
-            due: Mutex::default(),
-            enqueues: Group::default(),
-            settles: Group::default(),
+            known: Mutex::default(),
+            enqueues: Group::with_flushes(2),
+            claims: Group::with_flushes(2),
+            // Flushes at once would meet at the leases of one claim, and one of them come again.
+            settles: Group::with_flushes(1),
         });
         inner.repeat(|| migrate::check_version(&inner)).await?;
         inner.pool.choose_mode(config).await;
@@ -107,9 +111,9 @@ impl Inner {
         Error::SchemaMissing { schema: self.schema.clone() }
     }
 
-    /// What is known of the messages of each queue that become ready by themselves.
-    pub(crate) fn due(&self) -> MutexGuard<'_, HashMap<QueueName, Due>> {
-        self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known of each queue.
+    pub(crate) fn known(&self) -> MutexGuard<'_, HashMap<QueueName, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a call, again where the database undid it and asks for that.
@@ -211,13 +215,23 @@ impl Store for PostgresStore {
             self.inner.enqueues.call(enqueue, run).await?
         };
         if is_delayed {
-            claim::look_again(&self.inner);
+            known::look_again(&self.inner);
         }
         listen::notify(&self.inner, &queue);
         Ok(ids)
     }
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
-        self.inner.repeat(|| claim::claim(&self.inner, &claim)).await
+        let (store, claims) = (self.inner.clone(), Claims::from(claim));
+        let handovers = if claims.is_at_given_time() {
+            store.repeat(|| claim::claim(&store, &claims)).await?
+        } else {
+            let run = move |claims: Claims| {
+                let store = store.clone();
+                async move { store.repeat(|| claim::claim(&store, &claims)).await }
+            };
+            self.inner.claims.call(claims, run).await?
+        };
+        handovers.into_iter().next().map_or_else(|| Ok(Claimed::default()), Handover::take)
     }
     async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {
         settle.check()?;
@@ -234,7 +248,7 @@ impl Store for PostgresStore {
             self.inner.settles.call(settle.settlements, run).await?
         };
         if has_freed {
-            claim::look_again(&self.inner);
+            known::look_again(&self.inner);
             listen::notify_all(&self.inner);
         }
         Ok(outcomes)

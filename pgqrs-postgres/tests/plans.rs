@@ -1,7 +1,7 @@
 //! The plans of the statements that consumers run all the time, on a deep queue: 200,000 ready,
 //! 100,000 delayed and 100,000 leased messages of three priorities. With statistics and without,
-//! planned for any parameters and for the ones given, no statement may walk over or sort more than
-//! it takes.
+//! planned for any parameters and for the ones given, and planned in one of the store's sessions when
+//! the tables were empty, no statement may walk over or sort more than it takes.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 
@@ -13,22 +13,29 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 #[path = "../src/sql.rs"]
 mod sql;
 #[allow(unreachable_pub, reason = "what sql.rs is written with")]
+#[path = "../src/parts.rs"]
+mod parts;
+#[allow(unreachable_pub, reason = "what sql.rs is written with")]
 #[path = "../src/statements.rs"]
 mod statements;
+#[allow(unreachable_pub, reason = "the settings of the store's sessions, not a copy")]
+#[path = "../src/session.rs"]
+mod session;
 
 const BACKLOG: &str = "
 INSERT INTO {schema}.messages (id, queue_id, priority, max_attempts, enqueued_at, payload)
 SELECT n, 1, 3 + n % 3, 5, now(), '{}' FROM generate_series(1, 400000) n;
-INSERT INTO {schema}.ready (id, queue_id, pos, visible_at, rank, attempts, max_attempts)
-SELECT n, 1, n, now(), 6 - n % 3, 0, 5 FROM generate_series(1, 200000) n;
-INSERT INTO {schema}.delayed (id, queue_id, pos, visible_at, rank, attempts, max_attempts)
-SELECT n, 1, n, now() + n * interval '1 s', 6 - n % 3, 0, 5 FROM generate_series(200001, 300000) n;
+INSERT INTO {schema}.ready (ids, queue_id, pos, visible_at, rank, attempts, max_attempts)
+SELECT ARRAY[n, n + 1], 1, n, now(), 6 - n % 3, 0, 5 FROM generate_series(1, 200000, 2) n;
+INSERT INTO {schema}.delayed (ids, queue_id, pos, visible_at, rank, attempts, max_attempts)
+SELECT ARRAY[n], 1, n, now() + n * interval '1 s', 6 - n % 3, 0, 5
+FROM generate_series(200001, 300000) n;
 INSERT INTO {schema}.leases
-    (id, token, queue_id, rank, attempts, max_attempts, visible_at, claimed_at, worker_id)
-SELECT n, n + 1000000, 1, 6 - n % 3, 1 + n % 5, 5, now() + n * interval '1 s', now(), n % 8
+    (ids, token, queue_id, rank, attempts, max_attempts, visible_at, claimed_at, worker_id)
+SELECT ARRAY[n], n + 1000000, 1, 6 - n % 3, 1 + n % 5, 5, now() + n * interval '1 s', now(), n % 8
 FROM generate_series(300001, 400000) n;
-UPDATE {schema}.delayed SET visible_at = now() WHERE id % 1000 = 0;
-UPDATE {schema}.leases SET visible_at = now() WHERE id % 1000 IN (0, 4);
+UPDATE {schema}.delayed SET visible_at = now() WHERE ids[1] % 1000 = 0;
+UPDATE {schema}.leases SET visible_at = now() WHERE ids[1] % 1000 IN (0, 4);
 SELECT setval('{schema}.sequence', 2000000);";
 
 /// What a statement of a batch of 100 may read of one table: the batch, and what else is due.
@@ -50,7 +57,6 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
         let off = format!("ALTER TABLE pgqrs.{table} SET (autovacuum_enabled = off)");
         client.batch_execute(&off).await.unwrap();
     }
-    client.batch_execute(&sql.render(BACKLOG)).await.unwrap();
 
     let array = |item: &dyn Fn(u32) -> String| {
         format!("'{{{}}}'", (101..=200).map(item).collect::<Vec<_>>().join(","))
@@ -60,22 +66,25 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
     let delays = array(&|_| "0".into());
     let errors = array(&|_| "error".into());
     let held = "int8[], int8[]";
+    let claim = "text, int8[], int4[], int4[], int8, int8, timestamptz, int8[]";
+    let head = "'{0, 0, 0, 0, 0, 0, 0, 0, 0, 0}'";
     let statements = [
         (
             &sql.claim,
-            "text, int8, int8, int8, timestamptz, bool".into(),
-            "'deep', NULL, 100, NULL, NULL, true".into(),
+            claim.into(),
+            format!("'deep', '{{null, null}}', '{{0, 50}}', '{{50, 100}}', 50, NULL, NULL, {head}"),
         ),
         (
             &sql.claim,
-            "text, int8, int8, int8, timestamptz, bool".into(),
-            "'empty', NULL, 100, NULL, NULL, true".into(),
+            claim.into(),
+            format!("'empty', '{{null}}', '{{0}}', '{{100}}', 10, NULL, NULL, {head}"),
         ),
+        (&sql.look, "text, timestamptz, timestamptz".into(), "'deep', NULL, NULL".into()),
         (&sql.sweep_due, "timestamptz, int8".into(), "NULL, 1".into()),
         (
             &sql.promote_due,
-            "text, timestamptz, int8, int8, text, int8".into(),
-            "'deep', NULL, 1000, 100, 'x', NULL".into(),
+            "text, timestamptz, int8, int8, text, int8[], int8[], timestamptz".into(),
+            format!("'deep', NULL, 1000, 100, 'x', '{{null}}', {head}, NULL"),
         ),
         (&sql.archive, format!("{held}, timestamptz"), format!("{ids}, {tokens}, NULL")),
         (&sql.delete, held.into(), format!("{ids}, {tokens}")),
@@ -86,14 +95,33 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
         ),
         (
             &sql.extend,
-            format!("{held}, timestamptz, int8[]"),
-            format!("{ids}, {tokens}, NULL, {delays}"),
+            format!("{held}, timestamptz, int8"),
+            format!("{ids}, {tokens}, NULL, 60000000"),
         ),
         (&sql.retake, held.into(), format!("{ids}, {tokens}")),
         (&sql.archived, format!("{held}, timestamptz"), format!("{ids}, {tokens}, NULL")),
         (&sql.bury_spent, "timestamptz, int8, text".into(), "NULL, 100, 'x'".into()),
     ];
-    let statements: [(&String, String, String); 11] = statements;
+    let statements: [(&String, String, String); 12] = statements;
+
+    // One of the store's sessions plans while there is nothing.
+    client.batch_execute("VACUUM pgqrs.ready, pgqrs.leases, pgqrs.delayed").await.unwrap();
+    client.batch_execute(session::SESSION).await.unwrap();
+    for (nth, (statement, types, values)) in statements.iter().enumerate() {
+        let first = format!("PREPARE early_{nth} ({types}) AS {statement}; EXECUTE early_{nth} ({values})");
+        client.batch_execute(&first).await.unwrap();
+    }
+    client.batch_execute(&sql.render(BACKLOG)).await.unwrap();
+    for (nth, (statement, _, values)) in statements.iter().enumerate() {
+        let script = format!(
+            "BEGIN; EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE early_{nth} ({values}); ROLLBACK"
+        );
+        let plan = plan(&client, &script).await;
+        let mut findings = Vec::new();
+        inspect(&plan, &mut findings);
+        assert!(findings.is_empty(), "planned early: {findings:#?}\n{statement}\n{plan:#}");
+    }
+    client.batch_execute("RESET ALL").await.unwrap();
     for statistics in ["", "ANALYZE pgqrs.messages, pgqrs.ready, pgqrs.delayed, pgqrs.leases"] {
         client.batch_execute(statistics).await.unwrap();
         for mode in ["force_generic_plan", "force_custom_plan"] {
@@ -118,7 +146,11 @@ async fn explain(client: &Client, mode: &str, sql: &str, types: &str, values: &s
          EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE statement ({values});
          DEALLOCATE statement; ROLLBACK"
     );
-    let messages = client.simple_query(&script).await.unwrap();
+    plan(client, &script).await
+}
+
+async fn plan(client: &Client, script: &str) -> Value {
+    let messages = client.simple_query(script).await.unwrap();
     let row = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
