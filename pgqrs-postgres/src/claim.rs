@@ -179,11 +179,7 @@ async fn claim_into(
 }
 
 /// When the next message becomes ready by itself, and whether there is something to bury.
-async fn look(
-    store: &Inner,
-    claims: &Claims,
-    start: Start,
-) -> Result<(Option<Duration>, bool)> {
+async fn look(store: &Inner, claims: &Claims, start: Start) -> Result<(Option<Duration>, bool)> {
     let parameters = params![claims.queue.as_str(), claims.now, start.due_since];
     let row = store.pool.query_one(&store.sql.look, parameters).await?;
     let due_in_us: Option<i64> = column(&row, "due_in_us")?;

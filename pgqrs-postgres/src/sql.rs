@@ -329,7 +329,7 @@ WITH {held}, back AS MATERIALIZED (
     SELECT id, token, queue_id, rank, attempts - returned AS attempts, max_attempts, worker_id,
            claimed_at, coalesce(error, last_error) AS last_error, delay_us,
            delay_us IS NULL OR last_attempt AND returned = 0 AS dead
-    FROM held
+    FROM (SELECT * FROM held OFFSET 0) h
     JOIN unnest($1, $2, $4, $5, $6) AS r (id, token, delay_us, error, returned) USING (id, token)
 ), ready AS (
     {into_ready}
@@ -555,22 +555,34 @@ SELECT EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
              AND archived_at <= coalesce($1, now()) - {retention}
            LIMIT 1) a WHERE q.retention_us IS NOT NULL) AS old_archive";
 
+    /// Of the last run only as many as are left to $2.
     bury_spent = "
 WITH spent AS MATERIALIZED (
-    SELECT l.row FROM {schema}.queues q CROSS JOIN LATERAL (
-        SELECT ctid AS row FROM {schema}.leases
-        WHERE queue_id = q.id AND last_attempt AND visible_at <= coalesce($1, now())
-        ORDER BY visible_at LIMIT $2 FOR UPDATE SKIP LOCKED
-    ) l
-    LIMIT $2
+    SELECT ctid FROM {schema}.leases
+    WHERE ctid = ANY (ARRAY (
+        SELECT row FROM (
+            SELECT row, size, sum(size) OVER (ORDER BY visible_at, row) AS upto
+            FROM {schema}.queues q CROSS JOIN LATERAL (
+                SELECT ctid AS row, visible_at, cardinality(ids) AS size FROM {schema}.leases
+                WHERE queue_id = q.id AND last_attempt AND visible_at <= coalesce($1, now())
+                ORDER BY visible_at LIMIT $2) l) l
+        WHERE upto - size < $2))
+    FOR UPDATE SKIP LOCKED
 ), ended AS (
-    DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (SELECT row FROM spent))
-    RETURNING *
+    DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (SELECT ctid FROM spent)) RETURNING *
+), run AS MATERIALIZED (
+    SELECT *, cardinality(ids) - greatest(sum(cardinality(ids)) OVER w - $2, 0)::integer AS most
+    FROM ended WINDOW w AS (ORDER BY visible_at, token, ids ROWS UNBOUNDED PRECEDING)
+), others AS (
+    {into_leases}
+    SELECT ids[most + 1:], token, queue_id, rank, attempts, max_attempts, visible_at, claimed_at,
+           worker_id, last_error
+    FROM run WHERE most < cardinality(ids)
 ), buried AS (
     {into_archive}
-    SELECT unnest(ids), queue_id, attempts, token, worker_id, claimed_at, coalesce($1, now()), 'dead',
-           $3
-    FROM ended
+    SELECT unnest(ids[:most]), queue_id, attempts, token, worker_id, claimed_at,
+           coalesce($1, now()), 'dead', $3
+    FROM run
     RETURNING id
 )
 SELECT count(*) AS buried FROM buried";

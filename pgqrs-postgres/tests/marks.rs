@@ -5,8 +5,8 @@
 use std::time::{Duration, Instant};
 
 use pgqrs::{
-    Action, BatchSize, Claim, Delay, Enqueue, Json, LiveMessages, Message, MessageId, NewMessage, Priority,
-    QueueName, Settle, Settlement, Store, VisibilityTimeout,
+    Action, BatchSize, Claim, Delay, Enqueue, Json, LiveMessages, Message, MessageId, NewMessage,
+    Priority, QueueName, Settle, Settlement, Store, VisibilityTimeout,
 };
 use pgqrs_postgres::PostgresStore;
 use pgqrs_testkit::server::{Database, database};
@@ -89,11 +89,7 @@ async fn a_queue_made_anew_is_claimed_from_its_head() {
 
 /// Claims, archives and enqueues as much again, so that no claim is short; until a message is
 /// claimed that is `wanted`, or the time is over.
-async fn churn(
-    store: &PostgresStore,
-    time: Duration,
-    wanted: impl Fn(&Message) -> bool,
-) -> bool {
+async fn churn(store: &PostgresStore, time: Duration, wanted: impl Fn(&Message) -> bool) -> bool {
     let started = Instant::now();
     while started.elapsed() < time {
         let messages = store.claim(claim(20)).await.unwrap().messages;

@@ -9,18 +9,18 @@ use pgqrs::Store as _;
 use serde_json::Value;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
+#[allow(unreachable_pub, reason = "what sql.rs is written with")]
+#[path = "../src/parts.rs"]
+mod parts;
+#[allow(unreachable_pub, reason = "the settings of the store's sessions, not a copy")]
+#[path = "../src/session.rs"]
+mod session;
 #[allow(dead_code, unreachable_pub, reason = "the text the store runs, not a copy")]
 #[path = "../src/sql.rs"]
 mod sql;
 #[allow(unreachable_pub, reason = "what sql.rs is written with")]
-#[path = "../src/parts.rs"]
-mod parts;
-#[allow(unreachable_pub, reason = "what sql.rs is written with")]
 #[path = "../src/statements.rs"]
 mod statements;
-#[allow(unreachable_pub, reason = "the settings of the store's sessions, not a copy")]
-#[path = "../src/session.rs"]
-mod session;
 
 const BACKLOG: &str = "
 INSERT INTO {schema}.messages (id, queue_id, priority, max_attempts, enqueued_at, payload)
@@ -108,7 +108,8 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
     client.batch_execute("VACUUM pgqrs.ready, pgqrs.leases, pgqrs.delayed").await.unwrap();
     client.batch_execute(session::SESSION).await.unwrap();
     for (nth, (statement, types, values)) in statements.iter().enumerate() {
-        let first = format!("PREPARE early_{nth} ({types}) AS {statement}; EXECUTE early_{nth} ({values})");
+        let first =
+            format!("PREPARE early_{nth} ({types}) AS {statement}; EXECUTE early_{nth} ({values})");
         client.batch_execute(&first).await.unwrap();
     }
     client.batch_execute(&sql.render(BACKLOG)).await.unwrap();
