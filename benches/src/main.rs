@@ -31,7 +31,7 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 #[command(version)]
 struct Options {
     /// What to measure.
-    #[arg(value_enum, required_unless_present = "offer")]
+    #[arg(value_enum, required_unless_present_any = ["offer", "drain"])]
     scenarios: Vec<Scenario>,
 
     /// How often each case is run; the median counts.
@@ -74,6 +74,10 @@ struct Options {
     /// The child process of the latency cases: enqueues so many messages on `url`.
     #[arg(long, hide = true, requires = "url")]
     offer: Option<usize>,
+
+    /// A process of the drain cases: claims and archives so many messages on `url`.
+    #[arg(long, hide = true, requires = "url")]
+    drain: Option<usize>,
 
     #[arg(long, hide = true)]
     url: Option<String>,
@@ -145,6 +149,9 @@ async fn main() -> ExitCode {
     let options = Options::parse();
     if let (Some(messages), Some(url)) = (options.offer, &options.url) {
         return exit(offer(url, messages, options.bare).await);
+    }
+    if let (Some(messages), Some(url)) = (options.drain, &options.url) {
+        return exit(postgres::drain_in_child(url, messages).await);
     }
     let mut report = Report::default();
     let outcome = measure(&options, &mut report).await;

@@ -89,16 +89,23 @@ pub(crate) async fn drain<S: Ours>(
     for consumer in handles {
         let (store, left) = (store.clone(), left.clone());
         tasks.spawn(async move {
-            let mut claiming = Duration::ZERO;
+            let (mut claiming, mut empty_claims) = (Duration::ZERO, 0);
             while let Some(size) = take(&left, batch) {
                 let claim = Instant::now();
                 let dequeue = pgqrs::dequeue().worker(&*consumer).batch(size);
                 let claimed = dequeue.fetch_all(&store).await?;
                 claiming += claim.elapsed();
-                if claimed.is_empty() {
-                    return Err("the queue is empty too early".into());
-                }
                 put_back(&left, size - claimed.len());
+                // What others have locked for a moment is not to be had in that moment.
+                empty_claims = if claimed.is_empty() { empty_claims + 1 } else { 0 };
+                match empty_claims {
+                    0 => {}
+                    1..100 => {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                        continue;
+                    }
+                    _ => return Err("the queue is empty too early".into()),
+                }
                 let ids: Vec<MessageId> = claimed.iter().map(|message| message.id).collect();
                 if consumer.archive_many(&ids).await?.iter().any(std::result::Result::is_err) {
                     return Err("a lease was lost".into());

@@ -17,7 +17,7 @@ use pgqrs_postgres::{Options, PostgresStore};
 use pgqrs_testkit::server::{self, Cluster};
 use tokio_postgres::{Client, NoTls};
 
-pub(crate) use drain::drain;
+pub(crate) use drain::{drain, drain_in_child};
 pub(crate) use enqueue::enqueue;
 pub(crate) use flat::flat;
 pub(crate) use run_loop::{offer_bare, run_loop};

@@ -1,5 +1,12 @@
 //! Claim and archive through consumers.
 
+use std::{env, process::Stdio, time::Instant};
+
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
+
 use super::{
     Postgres, connections,
     floor::{Floor, IN_PLACE, RELAY},
@@ -39,7 +46,53 @@ pub(crate) async fn drain(server: &Postgres, options: &Options, report: &mut Rep
         .contender("64 consumers", || batches(server, messages, 100, 64))
         .contender("256 consumers", || batches(server, messages, 100, 256))
         .run(options.rounds, report)
+        .await?;
+    Contest::new(SCENARIO, "batches of 100, many processes of one consumer")
+        .contender("2 processes", || processes(server, messages, 2))
+        .contender("4 processes", || processes(server, messages, 4))
+        .contender("8 processes", || processes(server, messages, 8))
+        .contender("16 processes", || processes(server, messages, 16))
+        .run(options.rounds, report)
         .await
+}
+
+/// Processes that each drain their share.
+async fn processes(server: &Postgres, messages: usize, count: usize) -> Result<Sample> {
+    server
+        .on_fresh_database(async |database| {
+            ours::fill(&database.store().await?, messages).await?;
+            let mut children = Vec::new();
+            for share in ours::shares(messages, count) {
+                let mut command = Command::new(env::current_exe()?);
+                command.args(["--drain", &share.to_string(), "--url", &database.url]);
+                let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+                let mut child = pipes.kill_on_drop(true).spawn()?;
+                let stdout = child.stdout.take().ok_or("no pipe")?;
+                if BufReader::new(stdout).lines().next_line().await?.is_none() {
+                    return Err("a process did not get ready".into());
+                }
+                children.push(child);
+            }
+            let started = Instant::now();
+            children.iter_mut().for_each(|child| drop(child.stdin.take()));
+            for mut child in children {
+                let status = child.wait().await?;
+                if !status.success() {
+                    return Err(format!("a process ended with {status}").into());
+                }
+            }
+            Ok(Sample::rate(messages, started.elapsed()))
+        })
+        .await
+}
+
+/// The child's side: tells that it is ready, and begins when its input ends.
+pub(crate) async fn drain_in_child(url: &str, messages: usize) -> Result<()> {
+    let store = pgqrs_postgres::connect(url).await?;
+    pgqrs::admin(&store).queues().await?;
+    println!("ready");
+    std::io::read_to_string(std::io::stdin())?;
+    ours::drain(&store, messages, 100, 1).await.map(drop)
 }
 
 async fn batches(
