@@ -129,7 +129,14 @@ async fn settle_with(
                 }
             }
         }
+        // A receipt that is lost stays lost.
+        let groups = round.values().flatten();
+        let lost: HashSet<_> = groups
+            .filter(|(_, (index, _))| outcomes[*index].is_err())
+            .map(|(receipt, _)| *receipt)
+            .collect();
         rest = later;
+        rest.retain(|(_, settlement)| !lost.contains(&settlement.receipt));
     }
     Ok(outcomes)
 }
