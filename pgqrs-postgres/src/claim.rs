@@ -143,25 +143,26 @@ async fn claim_into(
         promote(store, claims, Start::HEAD).await?;
         take(taken, store, claims, Start::HEAD, known).await?;
         if taken.is_short(claims) {
-            taken.due_in = look(store, claims, Start::HEAD).await?.0;
+            taken.due_in = look(store, claims, Start::HEAD).await?.due_in;
         }
         return Ok(());
     }
     let before = *known;
     let look_for_due = known.wants_look(store);
-    let mut start = known.start();
+    let mut start = known.start(store, &claims.queue);
     if look_for_due && known.is_busy {
         known.promoted(promote(store, claims, known.promotion(start)).await?);
     }
     take(taken, store, claims, start, known).await?;
     let mut is_overdue = false;
     if taken.is_short(claims) && look_for_due {
-        let (due_in, has_spent) = look(store, claims, start).await?;
-        is_overdue = has_spent || due_in.is_some_and(|due_in| due_in.is_zero());
-        if is_overdue {
-            known.promoted(promote(store, claims, known.promotion(start)).await?);
-        }
-        known.looked(due_in);
+        let ahead = look(store, claims, start).await?;
+        is_overdue = ahead.has_spent || ahead.due_in.is_some_and(|due_in| due_in.is_zero());
+        known.promoted(match is_overdue {
+            true => promote(store, claims, known.promotion(start)).await?,
+            false => ahead.now,
+        });
+        known.looked(ahead.due_in);
     } else if look_for_due {
         known.looked(None);
     }
@@ -178,13 +179,22 @@ async fn claim_into(
     Ok(())
 }
 
-/// When the next message becomes ready by itself, and whether there is something to bury.
-async fn look(store: &Inner, claims: &Claims, start: Start) -> Result<(Option<Duration>, bool)> {
+/// What a look says.
+struct Ahead {
+    /// The database's time, if the queue is not paused: else nothing is looked at.
+    now: Option<DateTime<Utc>>,
+    /// When the next message becomes ready by itself.
+    due_in: Option<Duration>,
+    /// There is something to bury.
+    has_spent: bool,
+}
+
+async fn look(store: &Inner, claims: &Claims, start: Start) -> Result<Ahead> {
     let parameters = params![claims.queue.as_str(), claims.now, start.due_since];
     let row = store.pool.query_one(&store.sql.look, parameters).await?;
     let due_in_us: Option<i64> = column(&row, "due_in_us")?;
     let due_in = due_in_us.map(|us| Duration::from_micros(us.max(0).unsigned_abs()));
-    Ok((due_in, column(&row, "spent")?))
+    Ok(Ahead { now: column(&row, "now")?, due_in, has_spent: column(&row, "spent")? })
 }
 
 /// Takes into the ready messages of the queue what has become due; answers with the time, if that

@@ -17,12 +17,13 @@ use crate::{claim::Step, enqueue, store::Inner};
 /// With the database's clock, what is due is looked for at most this often per queue and store.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A mark is where claims had come this long ago: most of what commits late has done so by then.
-const MARK_AGE: Duration = Duration::from_millis(200);
+const MARK_AGE: Duration = Duration::from_millis(100);
 /// How often a queue whose claims are never short is looked at from its head.
 const FULL_LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A full look that takes longer is dear: of the time then, one part in [`RATION`] goes to them.
+/// A full look that takes longer is dear: of the time then, one part in [`RATION`] goes to them, so
+/// that few claims wait for one.
 const DEAR: Duration = Duration::from_millis(5);
-const RATION: u32 = 10;
+const RATION: u32 = 100;
 /// Leases and delays that commit late have a time no earlier than this before the last look.
 const DUE_SLACK: TimeDelta = TimeDelta::seconds(5);
 
@@ -87,13 +88,17 @@ impl Known {
         self.looked == store.started || self.looked.elapsed() > LOOK_EVERY
     }
 
-    /// Where the next claim begins.
-    pub(crate) fn start(&self) -> Start {
-        let since = self.full_look.elapsed();
-        match self.may_look_fully() && (!self.is_busy || since > FULL_LOOK_EVERY) {
-            true => Start::HEAD,
-            false => self.start,
+    /// Where the next claim begins. Of claims at the same time one looks fully, if that is dear.
+    pub(crate) fn start(&mut self, store: &Inner, queue: &QueueName) -> Start {
+        let is_time = !self.is_busy || self.full_look.elapsed() > FULL_LOOK_EVERY;
+        if !is_time || !self.may_look_fully() {
+            return self.start;
         }
+        self.full_look = Instant::now();
+        if let Some(known) = store.known().get_mut(queue) {
+            known.full_look = self.full_look;
+        }
+        Start::HEAD
     }
 
     /// Where what a claim that begins at `start` takes in is put: not before the marks.

@@ -219,7 +219,7 @@ WITH q AS MATERIALIZED (
 )
 SELECT now() AS now,
        greatest((SELECT count(*) FROM due), (SELECT count(*) FROM expired)) < $3
-         AND (SELECT count(*) FROM spent) = 0 AS is_complete";
+         AND (SELECT count(*) FROM spent) = 0 AND EXISTS (SELECT FROM q) AS is_complete";
 
     /// Claims for several callers at once: workers $2 (or null), of whom each is due the messages
     /// from its $3rd to before its $4th. Takes up to $5 runs, and puts back what nobody is due.
@@ -302,7 +302,8 @@ SELECT (1000000 * extract(epoch FROM least(
            SELECT visible_at FROM {schema}.leases
            WHERE queue_id = (SELECT id FROM q) AND last_attempt
              AND visible_at >= coalesce($3, '-infinity')
-           ORDER BY visible_at LIMIT 1) <= coalesce($2, now()), false) AS spent";
+           ORDER BY visible_at LIMIT 1) <= coalesce($2, now()), false) AS spent,
+       (SELECT now() FROM q) AS now";
 
     /// Answers with the receipts that it settled; so do the others. Rows are met in the order of
     /// their places in the table: two batches do not deadlock.
