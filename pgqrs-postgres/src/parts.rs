@@ -65,10 +65,10 @@ pub(crate) const PARTS: &[(&str, &str)] = &[
     ),
     (
         "{live}",
-        "(SELECT coalesce(sum(cardinality(ids)), 0)::bigint FROM (
-            SELECT ids FROM {schema}.ready WHERE queue_id = $1
-            UNION ALL SELECT ids FROM {schema}.leases WHERE queue_id = $1
-            UNION ALL SELECT ids FROM {schema}.delayed WHERE queue_id = $1) l)",
+        "(SELECT count(*) FROM (
+            SELECT unnest(ids) FROM {schema}.ready WHERE queue_id = $1
+            UNION ALL SELECT unnest(ids) FROM {schema}.leases WHERE queue_id = $1
+            UNION ALL SELECT unnest(ids) FROM {schema}.delayed WHERE queue_id = $1) l)",
     ),
     ("{queue}", "name, paused, visibility_timeout_us, max_attempts, retry, retention_us, created_at"),
     (

@@ -106,18 +106,18 @@ SELECT q.name, t.now, r.n + d.due + l.expired AS ready, d.n - d.due AS delayed,
 FROM {schema}.queues q
 CROSS JOIN (SELECT coalesce($2, now()) AS now) t
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(cardinality(ids)), 0)::bigint AS n, min(visible_at) AS oldest FROM {schema}.ready WHERE queue_id = q.id
+    SELECT count(*) AS n, min(visible_at) AS oldest FROM {schema}.ready, unnest(ids)
+    WHERE queue_id = q.id
 ) r
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(cardinality(ids)), 0)::bigint AS n, coalesce(sum(cardinality(ids)) FILTER (WHERE visible_at <= t.now), 0)::bigint AS due,
+    SELECT count(*) AS n, count(*) FILTER (WHERE visible_at <= t.now) AS due,
            min(visible_at) FILTER (WHERE visible_at <= t.now) AS oldest
-    FROM {schema}.delayed WHERE queue_id = q.id
+    FROM {schema}.delayed, unnest(ids) WHERE queue_id = q.id
 ) d
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(cardinality(ids)), 0)::bigint AS n, coalesce(sum(cardinality(ids))
-               FILTER (WHERE visible_at <= t.now AND NOT last_attempt), 0)::bigint AS expired,
+    SELECT count(*) AS n, count(*) FILTER (WHERE visible_at <= t.now AND NOT last_attempt) AS expired,
            min(visible_at) FILTER (WHERE visible_at <= t.now AND NOT last_attempt) AS oldest
-    FROM {schema}.leases WHERE queue_id = q.id
+    FROM {schema}.leases, unnest(ids) WHERE queue_id = q.id
 ) l
 LEFT JOIN ended a ON a.id = q.id
 CROSS JOIN LATERAL (
@@ -370,11 +370,9 @@ FROM (SELECT unnest(ids) AS id, token, visible_at FROM extended) l";
     /// runs meanwhile, or a claim's promotion has moved them to ready, and nobody has taken them.
     /// Those go back to leases, for their holder to settle them.
     retake = "
-WITH r AS MATERIALIZED (
-    SELECT id, token FROM unnest($1, $2) AS r (id, token)
-), lapsed AS (
+WITH lapsed AS (
     DELETE FROM {schema}.ready WHERE ctid = ANY (ARRAY (
-        SELECT d.row FROM r CROSS JOIN LATERAL (
+        SELECT d.row FROM unnest($1, $2) AS r (id, token) CROSS JOIN LATERAL (
             SELECT ctid AS row FROM {schema}.ready WHERE token = r.token AND r.id = ANY (ids) OFFSET 0
         ) d))
     RETURNING *
@@ -385,7 +383,7 @@ WITH r AS MATERIALIZED (
     FROM lapsed
     RETURNING ids, token
 )
-SELECT array_agg(id) AS ids, array_agg(token) AS tokens FROM r
+SELECT array_agg(id) AS ids, array_agg(token) AS tokens FROM unnest($1, $2) AS r (id, token)
 WHERE EXISTS (SELECT FROM back WHERE token = r.token AND r.id = ANY (ids))
    OR EXISTS (SELECT FROM {schema}.leases WHERE token = r.token AND r.id = ANY (ids))";
 
@@ -534,7 +532,7 @@ WITH held AS (
 )
 SELECT (SELECT count(*) FROM {schema}.leases WHERE queue_id = $1 AND worker_id = $2)
      + (SELECT count(*) FROM {schema}.ready WHERE worker_id = $2) AS seen,
-       (SELECT count(unnested) FROM released, unnest(ids) AS unnested) AS released,
+       (SELECT count(*) FROM released, unnest(ids)) AS released,
        (SELECT count(*) FROM buried) AS buried";
 
     workers = "
