@@ -4,13 +4,28 @@ use std::ops::Range;
 
 use pgqrs::{Enqueue, Error, Json, MessageId, NewMessage, Result};
 
-use crate::{error::column, group::Call, pool::params, queues::not_found, store::Inner};
+use crate::{
+    connection::Connection, error::column, group::Call, pool::params, queues::not_found,
+    store::Inner,
+};
 
 /// Messages in a run at most. A claim of few messages writes down again what it leaves of a run.
 pub(crate) const RUN: usize = 10;
 
 /// Adds messages, which have been checked but for their sizes.
 pub(crate) async fn enqueue(store: &Inner, enqueue: &Enqueue) -> Result<Vec<MessageId>> {
+    let mut session = store.pool.session().await?;
+    let ids = enqueue_with(store, &mut session, enqueue).await;
+    session.finish();
+    ids
+}
+
+/// The same on a given connection.
+pub(crate) async fn enqueue_with(
+    store: &Inner,
+    connection: &mut impl Connection,
+    enqueue: &Enqueue,
+) -> Result<Vec<MessageId>> {
     let messages = &enqueue.messages;
     let has_headers = messages.iter().any(|message| message.headers.is_some());
     // Without any, the server fills in nulls.
@@ -31,7 +46,7 @@ pub(crate) async fn enqueue(store: &Inner, enqueue: &Enqueue) -> Result<Vec<Mess
         of_each(&runs, |first| messages[first].delay.micros()),
         of_each(&runs, |first| max_attempts(&messages[first])),
     ];
-    let rows = store.pool.query(&store.sql.enqueue, parameters).await?;
+    let rows = connection.query(&store.sql.enqueue, parameters).await?;
     let Some(row) = rows.first() else {
         return Err(not_found(&enqueue.queue));
     };

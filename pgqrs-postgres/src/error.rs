@@ -3,34 +3,44 @@
 use std::error::Error as _;
 
 use deadpool_postgres::{PoolError, TimeoutType};
-use pgqrs::Error;
-use tokio_postgres::{Row, error::SqlState, types::FromSql};
+use pgqrs::{Error, Source};
+use tokio_postgres::{error::SqlState, types::FromSql};
+
+use crate::connection::Record;
 
 /// The error of a statement or a connection.
 pub(crate) fn from_driver(error: tokio_postgres::Error) -> Error {
     let Some(db) = error.as_db_error() else {
         return from_connection(error);
     };
-    let (code, message) = (db.code().code(), db.message());
+    let (code, message) = (db.code().code().to_owned(), db.message().to_owned());
+    from_server(&code, &message, error.into())
+}
+
+/// The error that the server reports, by its SQLSTATE.
+pub(crate) fn from_server(code: &str, message: &str, source: Source) -> Error {
     let reason = format!("{message} (SQLSTATE {code})");
-    let unavailable = match db.code() {
+    let unavailable = match &SqlState::from_code(code) {
         &SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             let reason = format!("{reason}; check user and password in the URL, and pg_hba.conf");
-            return Error::PermissionDenied { reason, source: Some(error.into()) };
+            return Error::PermissionDenied { reason, source: Some(source) };
         }
         &SqlState::INSUFFICIENT_PRIVILEGE => {
             let reason = format!(
                 "{reason}; installing needs GRANT CREATE ON DATABASE, everything else GRANT USAGE \
                  ON the SCHEMA and ALL ON ALL TABLES and SEQUENCES IN it"
             );
-            return Error::PermissionDenied { reason, source: Some(error.into()) };
+            return Error::PermissionDenied { reason, source: Some(source) };
         }
         &SqlState::UNDEFINED_DATABASE => {
             let reason = format!("{reason}; create it with CREATE DATABASE, or correct the URL");
-            return Error::Backend { reason, source: Some(error.into()) };
+            return Error::Backend { reason, source: Some(source) };
         }
         &SqlState::READ_ONLY_SQL_TRANSACTION => {
             Some(format!("{reason}; the URL must lead to the primary, not to a standby"))
+        }
+        &SqlState::LOCK_NOT_AVAILABLE => {
+            Some(format!("{reason}; pgqrs::admin(&store).doctor() names who holds locks for long"))
         }
         // Connection failures, shutdown and crash, too many connections, deadlock and serialisation.
         _ if ["08", "53", "57", "40"].iter().any(|class| code.starts_with(class)) => {
@@ -39,8 +49,8 @@ pub(crate) fn from_driver(error: tokio_postgres::Error) -> Error {
         _ => None,
     };
     match unavailable {
-        Some(reason) => Error::Unavailable { reason, source: Some(error.into()) },
-        None => Error::Backend { reason, source: Some(error.into()) },
+        Some(reason) => Error::Unavailable { reason, source: Some(source) },
+        None => Error::Backend { reason, source: Some(source) },
     }
 }
 
@@ -51,12 +61,14 @@ pub(crate) fn from_pool(error: PoolError) -> Error {
         PoolError::Timeout(TimeoutType::Wait) => unavailable(
             "no connection of the pool became free in time; raise Options::pool_size".into(),
         ),
-        PoolError::Timeout(_) => unavailable(
-            "the server did not accept a connection in time; check host, port and network".into(),
-        ),
+        PoolError::Timeout(_) => unavailable(TOO_LATE.into()),
         error => Error::Backend { reason: error.to_string(), source: Some(error.into()) },
     }
 }
+
+/// Why there is no connection.
+pub(crate) const TOO_LATE: &str =
+    "the server did not accept a connection in time; check host, port and network";
 
 pub(crate) fn unavailable(reason: String) -> Error {
     Error::Unavailable { reason, source: None }
@@ -72,16 +84,25 @@ pub(crate) fn out_of_range(
 }
 
 /// The SQLSTATE behind `error`, if the server gave one.
-pub(crate) fn sqlstate(error: &Error) -> Option<&SqlState> {
+pub(crate) fn sqlstate(error: &Error) -> Option<SqlState> {
     let (Error::Unavailable { source, .. } | Error::Backend { source, .. }) = error else {
         return None;
     };
-    source.as_ref()?.downcast_ref::<tokio_postgres::Error>()?.code()
+    let source = source.as_ref()?;
+    #[cfg(feature = "sqlx-0_8")]
+    if let Some(error) = source.downcast_ref() {
+        return crate::sqlx::v0_8::sqlstate(error).map(|code| SqlState::from_code(&code));
+    }
+    #[cfg(feature = "sqlx-0_9")]
+    if let Some(error) = source.downcast_ref() {
+        return crate::sqlx::v0_9::sqlstate(error).map(|code| SqlState::from_code(&code));
+    }
+    source.downcast_ref::<tokio_postgres::Error>()?.code().cloned()
 }
 
 /// The value of a column.
-pub(crate) fn column<'r, T: FromSql<'r>>(row: &'r Row, name: &str) -> pgqrs::Result<T> {
-    row.try_get(name).map_err(from_driver)
+pub(crate) fn column<'r, T: FromSql<'r>>(row: &'r impl Record, name: &str) -> pgqrs::Result<T> {
+    row.value(name)
 }
 
 /// The column of a row at this place.

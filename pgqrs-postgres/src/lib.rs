@@ -12,8 +12,15 @@
 //! Postgres 13 or later. Every call is one statement or one short transaction, keeps no state in the
 //! session and takes only transaction-scoped locks, so that transaction poolers such as PgBouncer
 //! may stand between; see [`StatementMode`].
+//!
+//! [`PostgresStore::enqueue_in`] and its siblings work in a transaction of the caller's, see
+//! [`Transaction`]. With the feature `sqlx-0_8` or `sqlx-0_9` it may be one of sqlx; the latter
+//! needs Rust 1.94, all else 1.89.
 
+mod catalogue;
 mod claim;
+mod connection;
+mod doctor;
 mod enqueue;
 mod error;
 mod group;
@@ -23,17 +30,28 @@ mod migrate;
 mod options;
 mod parts;
 mod pool;
+mod pooler;
 mod queues;
 mod reads;
 mod session;
 mod settle;
 mod sql;
+mod sql_operations;
+#[cfg(any(feature = "sqlx-0_8", feature = "sqlx-0_9"))]
+mod sqlx;
 mod statements;
 mod store;
 mod sweep;
 mod tls;
+mod transaction;
 mod url;
 mod workers;
 
+/// The code of the page is compiled here, where every driver is.
+#[cfg(all(doctest, feature = "sqlx-0_8", feature = "sqlx-0_9"))]
+#[doc = include_str!("../../docs/postgres.md")]
+struct Page;
+
 pub use options::{Notifications, Options, StatementMode};
 pub use store::{Postgres, PostgresStore, connect};
+pub use transaction::Transaction;

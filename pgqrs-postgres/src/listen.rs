@@ -14,12 +14,22 @@ use std::{
 };
 
 use pgqrs::{Backoff, QueueName, Reach, Result, Signals, Wakeups};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    time::{Instant, sleep, timeout},
+};
 use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Notifications, migrate::checksum, pool::params, store::Inner, url::Target};
+use crate::{
+    Notifications,
+    error::{TOO_LATE, from_driver, unavailable},
+    migrate::checksum,
+    pool::params,
+    store::Inner,
+    url::Target,
+};
 
 /// At most one NOTIFY per queue and store in this time; the first goes out at once.
 const WINDOW: Duration = Duration::from_millis(5);
@@ -33,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The signals of a store, fed by its own calls and by its listener.
 pub(crate) struct Listener {
     pub(crate) signals: Signals,
-    mode: Notifications,
+    pub(crate) mode: Notifications,
     config: Config,
     tls: MakeRustlsConnect,
     schema: String,
@@ -169,24 +179,7 @@ async fn session(
     config: Config,
     tls: MakeRustlsConnect,
 ) -> Result<(), tokio_postgres::Error> {
-    let (client, mut connection) = config.connect(tls).await?;
-    let (heard, mut notifications) = tokio::sync::mpsc::unbounded_channel();
-    let reading = tokio::spawn(async move {
-        // Ends with the connection, which drops `heard`.
-        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
-            match message {
-                Ok(AsyncMessage::Notification(notification)) => {
-                    if heard.send(notification.channel().to_owned()).is_err() {
-                        return Ok(());
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    });
-    let mut reading = AbortOnDropHandle::new(reading);
+    let (client, mut notifications, mut reading) = open(config, tls).await?;
     let mut channels = HashMap::new();
     let mut next_test = Instant::now();
     let mut testing: Option<Instant> = None;
@@ -224,6 +217,50 @@ async fn session(
             }
         }
     }
+}
+
+type Reading = AbortOnDropHandle<Result<(), tokio_postgres::Error>>;
+
+/// A connection, the channels whose notifications it hears, and the task that reads them.
+async fn open(
+    config: Config,
+    tls: MakeRustlsConnect,
+) -> Result<(Client, UnboundedReceiver<String>, Reading), tokio_postgres::Error> {
+    let (client, mut connection) = config.connect(tls).await?;
+    let (heard, notifications) = tokio::sync::mpsc::unbounded_channel();
+    let reading = tokio::spawn(async move {
+        // Ends with the connection, which drops `heard`.
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            match message {
+                Ok(AsyncMessage::Notification(notification)) => {
+                    if heard.send(notification.channel().to_owned()).is_err() {
+                        return Ok(());
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    });
+    Ok((client, notifications, AbortOnDropHandle::new(reading)))
+}
+
+/// Whether a notification of this store comes back on a connection that listens.
+pub(crate) async fn is_heard(store: &Inner) -> Result<bool> {
+    let listener = &store.listener;
+    let channel = format!("pgqrs_{:016x}", checksum(&format!("{store:p} {:?}", Instant::now())));
+    let listening = async {
+        let (client, notifications, reading) =
+            open(listener.config.clone(), listener.tls.clone()).await?;
+        client.batch_execute(&format!("LISTEN {channel}")).await?;
+        Ok::<_, tokio_postgres::Error>((client, notifications, reading))
+    };
+    let listening = timeout(store.pool.connect_timeout, listening).await;
+    let listening = listening.map_err(|_| unavailable(TOO_LATE.into()))?;
+    let (_client, mut notifications, _reading) = listening.map_err(from_driver)?;
+    store.pool.query(&store.sql.notify, params![channel]).await?;
+    Ok(matches!(timeout(SELF_TEST, notifications.recv()).await, Ok(Some(_))))
 }
 
 /// Whether the listener is to end because nobody waits.

@@ -1,12 +1,12 @@
 //! Migrations: numbered, append-only, embedded, checksummed.
 
-use std::collections::HashSet;
-
 use pgqrs::{Error, Result};
 
 use crate::{
+    catalogue::Catalogue,
     error::column,
     pool::{Session, params},
+    sql_operations::CATALOGUE,
     store::Inner,
 };
 
@@ -23,21 +23,11 @@ const MIGRATIONS: &[Migration] = &[Migration {
     sql: include_str!("../migrations/0001_initial.sql"),
 }];
 
-const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+/// The newest version.
+pub(crate) const LATEST: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
-/// What `verify` looks for: each table with its columns, then the other objects.
-const TABLES: &str = "\
-settings: singleton payload_limit
-queues: id name paused visibility_timeout_us max_attempts retry retention_us created_at
-messages: id enqueued_at queue_id priority max_attempts payload headers
-ready: pos visible_at token worker_id claimed_at queue_id rank attempts max_attempts ids last_error
-leases: token visible_at claimed_at worker_id queue_id rank attempts max_attempts last_attempt ids last_error
-delayed: pos visible_at queue_id rank attempts max_attempts ids last_error
-archive: id token worker_id claimed_at archived_at queue_id attempts outcome last_error
-workers: id kind host port queue_id state heartbeat_timeout_us registered_at heartbeat_at stopped_at replaced_by";
-const OTHERS: &str = "settings_pkey queues_pkey queues_name messages_pkey ready_order ready_token \
-    ready_worker leases_token leases_due delayed_due archive_pkey archive_age archive_dead \
-    workers_pkey workers_identity sequence";
+/// What an installation puts in place whenever it is missing or different.
+const FUNCTIONS: &str = include_str!("../migrations/functions.sql");
 
 /// Installs or upgrades the schema in one transaction. Installers go one after the other.
 pub(crate) async fn install(store: &Inner) -> Result<()> {
@@ -54,16 +44,8 @@ pub(crate) async fn verify(store: &Inner) -> Result<()> {
         Err(_) if !is_installed(store).await? => return Err(store.schema_missing()),
         Err(error) => return Err(error),
     };
-    let rows = store.pool.query(&store.sql.objects, params![store.schema]).await?;
-    let found = rows.iter().map(|row| column(row, "name")).collect::<Result<HashSet<String>>>()?;
-    let columns = TABLES
-        .lines()
-        .filter_map(|line| line.split_once(": "))
-        .flat_map(|(table, names)| names.split(' ').map(move |name| format!("{table}.{name}")));
-    let expected = columns.chain(OTHERS.split_whitespace().map(str::to_owned));
-    findings.extend(
-        expected.filter(|name| !found.contains(name)).map(|name| format!("{name} is missing")),
-    );
+    let rows = store.pool.query(CATALOGUE, params![store.schema]).await?;
+    findings.extend(Catalogue::of(&rows)?.findings(&store.sql));
     match findings.is_empty() {
         true => Ok(()),
         false => Err(Error::SchemaDrift { findings }),
@@ -103,6 +85,10 @@ async fn migrate(store: &Inner, tx: &mut Session<'_>) -> Result<()> {
         tx.batch(&store.sql.render(migration.sql)).await?;
         let Migration { version, name, sql } = *migration;
         tx.query(&store.sql.record_migration, params![version, name, checksum(sql)]).await?;
+    }
+    let rows = tx.query(CATALOGUE, params![store.schema]).await?;
+    if !Catalogue::of(&rows)?.has_functions() {
+        tx.batch(&store.sql.render(FUNCTIONS)).await?;
     }
     Ok(())
 }

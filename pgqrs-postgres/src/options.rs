@@ -23,6 +23,13 @@ pub struct Options {
     /// by default. Installation, deletion of a queue and purge may take ten times as long. The
     /// statement is cancelled then, and its connection closed.
     pub call_timeout: Duration,
+    /// How long the server lets a statement run, and [ten times](Self::call_timeout) that where the
+    /// call may take so long; by default what the server or the role has set. On a direct
+    /// connection it is a setting of the session. Through a pooler it holds in transactions alone,
+    /// as their SET LOCAL: for what is one statement, give it to the role (ALTER ROLE … SET).
+    pub statement_timeout: Option<Duration>,
+    /// How long a statement waits for a lock; as `statement_timeout`. It should be shorter.
+    pub lock_timeout: Option<Duration>,
 }
 
 impl Default for Options {
@@ -35,6 +42,8 @@ impl Default for Options {
             listen_url: None,
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(30),
+            statement_timeout: None,
+            lock_timeout: None,
         }
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -21,11 +18,11 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Options, StatementMode,
-    error::{from_driver, from_pool, sqlstate, unavailable},
+    error::{TOO_LATE, from_driver, from_pool, sqlstate, unavailable},
+    pooler::{self, Link},
     session::SESSION,
     url::Target,
 };
@@ -34,7 +31,8 @@ use crate::{
 pub(crate) type Params<'a> = [&'a dyn Typed];
 
 /// A value that knows which Postgres type it is sent as.
-pub(crate) trait Typed: ToSql + Sync {
+pub trait Typed: ToSql + Sync {
+    /// That type.
     fn pg_type(&self) -> Type;
 }
 
@@ -71,14 +69,15 @@ pub(crate) use params;
 /// The connections of a store.
 pub(crate) struct Pool {
     pool: deadpool_postgres::Pool,
-    tls: MakeRustlsConnect,
+    pub(crate) config: Config,
+    pub(crate) tls: MakeRustlsConnect,
     mode: StatementMode,
-    /// Whether no pooler stands between: settings of a session are ours alone.
-    direct: Arc<AtomicBool>,
     /// Whether statements go unnamed at present.
     unnamed: AtomicBool,
-    connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     call_timeout: Duration,
+    statement_timeout: Option<Duration>,
+    lock_timeout: Option<Duration>,
 }
 
 impl fmt::Debug for Pool {
@@ -88,18 +87,26 @@ impl fmt::Debug for Pool {
 }
 
 impl Pool {
-    pub(crate) fn new(target: Target, options: &Options) -> Result<Self> {
-        let tls = target.tls.connector()?;
+    /// Looks what stands between, and makes the pool for that. In [`StatementMode::Auto`]
+    /// statements are prepared if it is nothing.
+    pub(crate) async fn connect(target: Target, options: &Options) -> Result<Self> {
+        let (tls, config) = (target.tls.connector()?, target.config);
+        let link = timeout(options.connect_timeout, pooler::probe(&config, &tls)).await;
+        let link = link.map_err(|_| unavailable(TOO_LATE.into()))??;
+        let mut of_session = config.clone();
+        if link == Link::Direct {
+            let limits = limits(options.statement_timeout, options.lock_timeout);
+            let limits = limits.map(|(name, limit)| format!(" -c {name}={limit}"));
+            let options = config.get_options().unwrap_or_default().to_owned();
+            of_session.options(limits.fold(options, |options, limit| options + &limit));
+        }
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(target.config, tls.clone(), recycling);
-        let direct = Arc::new(AtomicBool::new(false));
-        let is_direct = direct.clone();
+        let manager = Manager::from_config(of_session, tls.clone(), recycling);
         let settle_in = Hook::async_fn(move |client, _| {
-            let is_direct = is_direct.load(Ordering::Relaxed);
             Box::pin(async move {
-                match is_direct {
-                    true => client.batch_execute(SESSION).await.map_err(HookError::Backend),
-                    false => Ok(()),
+                match link {
+                    Link::Direct => client.batch_execute(SESSION).await.map_err(HookError::Backend),
+                    Link::Pooled => Ok(()),
                 }
             })
         });
@@ -115,32 +122,32 @@ impl Pool {
             .build()
             .map_err(|error| Error::Backend { reason: error.to_string(), source: None })?;
         let Options { statements: mode, connect_timeout, call_timeout, .. } = *options;
-        let unnamed = AtomicBool::new(mode != StatementMode::Prepared);
-        Ok(Self { pool, tls, mode, direct, unnamed, connect_timeout, call_timeout })
+        let Options { statement_timeout, lock_timeout, .. } = *options;
+        let unnamed = match mode {
+            StatementMode::Prepared => false,
+            StatementMode::Unnamed => true,
+            StatementMode::Auto => link == Link::Pooled,
+        };
+        if unnamed && mode == StatementMode::Auto {
+            tracing::info!("a pooler stands between: statements go unnamed");
+        }
+        let unnamed = AtomicBool::new(unnamed);
+        Ok(Self {
+            pool,
+            config,
+            tls,
+            mode,
+            unnamed,
+            connect_timeout,
+            call_timeout,
+            statement_timeout,
+            lock_timeout,
+        })
     }
 
-    /// Decides in [`StatementMode::Auto`] whether statements are prepared: if no pooler stands
-    /// between. One refuses an option for the session, or keeps it to itself.
-    pub(crate) async fn choose_mode(&self, mut config: Config) {
-        if self.mode != StatementMode::Auto {
-            return;
-        }
-        config.options(format!("{} -c pgqrs.direct=on", config.get_options().unwrap_or_default()));
-        let probe = async {
-            let (client, connection) = config.connect(self.tls.clone()).await?;
-            let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-            let direct = "SELECT current_setting('pgqrs.direct', true)";
-            client.query_typed_one(direct, &[]).await?.try_get::<_, Option<String>>(0)
-        };
-        let answer = timeout(self.connect_timeout, probe).await;
-        if let Ok(Ok(Some(_))) = answer {
-            self.unnamed.store(false, Ordering::Relaxed);
-            self.direct.store(true, Ordering::Relaxed);
-            // Those made so far lack the settings.
-            self.pool.retain(|_, _| false);
-        } else {
-            tracing::info!(?answer, "a pooler stands between: statements go unnamed");
-        }
+    /// How long a call may take.
+    pub(crate) fn call_timeout(&self) -> Duration {
+        self.call_timeout
     }
 
     /// Runs one statement by itself.
@@ -156,17 +163,29 @@ impl Pool {
         only(self.query(sql, params).await?)
     }
 
+    /// Whether statements go unnamed at present.
+    pub(crate) fn is_unnamed(&self) -> bool {
+        self.unnamed.load(Ordering::Relaxed)
+    }
+
     /// Begins a transaction, to be ended by [`Session::end`]. Dropped, it is rolled back.
     pub(crate) async fn begin(&self) -> Result<Session<'_>> {
-        let mut session = self.session().await?;
-        session.batch("BEGIN").await?;
-        Ok(session)
+        self.begin_with(self.statement_timeout).await
     }
 
     /// Begins a transaction whose statements may take ten times as long.
     pub(crate) async fn begin_long(&self) -> Result<Session<'_>> {
-        let mut session = self.begin().await?;
+        let mut session = self.begin_with(self.statement_timeout.map(|limit| limit * 10)).await?;
         session.timeout *= 10;
+        Ok(session)
+    }
+
+    /// The limits hold for the transaction alone: a pooler hands the session on after it.
+    async fn begin_with(&self, statement_timeout: Option<Duration>) -> Result<Session<'_>> {
+        let mut session = self.session().await?;
+        let limits = limits(statement_timeout, self.lock_timeout);
+        let limits = limits.map(|(name, limit)| format!("; SET LOCAL {name} = {limit}"));
+        session.batch(&limits.fold(String::from("BEGIN"), |begin, limit| begin + &limit)).await?;
         Ok(session)
     }
 
@@ -177,14 +196,14 @@ impl Pool {
             return false;
         };
         let mixed_up = [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
-        if mixed_up.contains(code) && self.mode == StatementMode::Auto {
+        if mixed_up.contains(&code) && self.mode == StatementMode::Auto {
             let first = !self.unnamed.swap(true, Ordering::Relaxed);
             if first {
                 tracing::warn!(%error, "a pooler mixes up prepared statements: sending them unnamed");
             }
             return first;
         }
-        [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE].contains(code)
+        [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE].contains(&code)
     }
 
     /// A connection for statements that each stand by themselves, given back by
@@ -211,7 +230,7 @@ impl Session<'_> {
         let Some(client) = &self.object else {
             return Err(unavailable("the connection was given back".into()));
         };
-        let unnamed = self.pool.unnamed.load(Ordering::Relaxed);
+        let unnamed = self.pool.is_unnamed();
         let answer = async {
             let typed = params.iter().map(|value| (*value as &(dyn ToSql + Sync), value.pg_type()));
             if unnamed {
@@ -290,7 +309,18 @@ async fn within<T>(
     answer.map_err(from_driver)
 }
 
-fn only(rows: Vec<Row>) -> Result<Row> {
+/// The server's settings for these limits, in milliseconds; 0 would be none.
+fn limits(
+    statement: Option<Duration>,
+    lock: Option<Duration>,
+) -> impl Iterator<Item = (&'static str, u128)> {
+    let limits = [("statement_timeout", statement), ("lock_timeout", lock)];
+    let set = |(name, limit): (_, Option<Duration>)| Some((name, limit?.as_millis().max(1)));
+    limits.into_iter().filter_map(set)
+}
+
+/// The one row of an answer.
+pub(crate) fn only<R>(rows: Vec<R>) -> Result<R> {
     let missing = || Error::Backend { reason: "a statement gave no row".into(), source: None };
     rows.into_iter().next().ok_or_else(missing)
 }

@@ -6,12 +6,12 @@ use pgqrs::{
     Action, Delay, LeaseLost, MessageId, Receipt, Result, RetryDecision, Settle, Settled,
     Settlement, cut_error,
 };
-use tokio_postgres::Row;
 
 use crate::{
+    connection::{Connection, Record},
     error::column,
     group::Call,
-    pool::{Session, params},
+    pool::params,
     store::Inner,
 };
 
@@ -93,9 +93,10 @@ impl Call for Vec<Settlement> {
 /// do not deadlock.
 type Group<'s> = BTreeMap<Receipt, (usize, &'s Action)>;
 
-async fn settle_with(
+/// Settles one kind after the other, on a given connection.
+pub(crate) async fn settle_with(
     store: &Inner,
-    session: &mut Session<'_>,
+    session: &mut impl Connection,
     settle: &Settle,
 ) -> Result<Outcomes> {
     let mut outcomes = vec![Err(LeaseLost); settle.settlements.len()];
@@ -163,7 +164,7 @@ fn next_round(settlements: Numbered<'_>) -> (BTreeMap<Kind, Group<'_>>, Numbered
 /// Runs the statement of `kind`, notes the outcomes, and returns the receipts that it missed.
 async fn act(
     store: &Inner,
-    session: &mut Session<'_>,
+    session: &mut impl Connection,
     settle: &Settle,
     kind: Kind,
     group: &Group<'_>,
@@ -230,7 +231,7 @@ fn columns(receipts: &BTreeSet<Receipt>) -> (Vec<i64>, Vec<i64>) {
 }
 
 /// The receipts in the row that statements on leases answer with.
-fn receipts(row: &Row) -> Result<Vec<Receipt>> {
+fn receipts(row: &impl Record) -> Result<Vec<Receipt>> {
     let ids: Option<Vec<i64>> = column(row, "ids")?;
     let tokens: Option<Vec<i64>> = column(row, "tokens")?;
     let pairs = ids.unwrap_or_default().into_iter().zip(tokens.unwrap_or_default());

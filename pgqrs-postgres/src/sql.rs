@@ -1,7 +1,8 @@
 //! Every statement of this backend, in the order of the `Store` trait.
 //!
-//! Conventions: every time is `coalesce($n, now())`; a common table expression that must run once,
-//! or that locks, is `MATERIALIZED`; rows to take are picked by an index walk and deleted by
+//! Conventions: every time is `coalesce($n, now())`, or `{now}` where the transaction may be the
+//! caller's and have begun long before; a common table expression that must run once, or that
+//! locks, is `MATERIALIZED`; rows to take are picked by an index walk and deleted by
 //! `ctid = ANY (ARRAY (…))`, a plan that depends on no statistics. Everything in one statement sees
 //! one snapshot, from before its own writes.
 
@@ -21,19 +22,6 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS schema
     record_migration = "
 INSERT INTO {schema}.schema_migrations (version, name, checksum, applied_at)
 VALUES ($1, $2, $3, now())";
-
-    /// Names of tables and valid indexes, and `table.column`.
-    objects = "
-WITH c AS (
-    SELECT c.oid, c.relname::text, c.relkind FROM pg_catalog.pg_class c
-    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
-    WHERE n.nspname = $1 AND i.indisvalid IS NOT FALSE
-)
-SELECT relname AS name FROM c
-UNION ALL
-SELECT relname || '.' || attname FROM c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
-WHERE relkind = 'r' AND attnum > 0 AND NOT attisdropped";
 
     configure = "
 WITH changed AS (

@@ -10,17 +10,17 @@ use std::{
 use async_trait::async_trait;
 use pgqrs::{
     ArchiveFilter, ArchivedMessage, Backend, Claim, Claimed, Configure, CreateQueue, Delay,
-    DeleteQueue, Enqueue, Error, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter,
-    Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, Settle, Settled,
-    Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue, Wakeups, WorkerChange,
-    WorkerFilter, WorkerRecord,
+    DeleteQueue, Enqueue, Error, Finding, LeaseLost, LiveMessage, MessageFilter, MessageId,
+    MetricsFilter, Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result,
+    Settle, Settled, Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue,
+    Wakeups, WorkerChange, WorkerFilter, WorkerRecord,
 };
 use tokio_postgres::error::SqlState;
 
 use crate::{
     Options,
     claim::{self, Claims, Handover},
-    enqueue, error,
+    doctor, enqueue, error,
     group::Group,
     known::{self, Known},
     listen::{self, Listener},
@@ -34,7 +34,7 @@ use crate::{
 /// A queue store in a Postgres database. Cheap to clone; clones share the connections.
 #[derive(Clone)]
 pub struct PostgresStore {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What the clones share.
@@ -72,11 +72,10 @@ impl PostgresStore {
         if schema.is_empty() || schema.len() > 63 || schema.contains('\0') {
             return Err(url::invalid("a schema's name has 1 to 63 bytes"));
         }
-        let config = target.config.clone();
         let listening = options.listen_url.as_deref().map_or(Ok(target.clone()), url::parse)?;
         let listener = Listener::new(listening, &schema, options.notifications)?;
         let inner = Arc::new(Inner {
-            pool: Pool::new(target, &options)?,
+            pool: Pool::connect(target, &options).await?,
             sql: Statements::new(&schema),
             schema,
             listener,
@@ -88,7 +87,6 @@ impl PostgresStore {
             settles: Group::with_flushes(1),
         });
         inner.repeat(|| migrate::check_version(&inner)).await?;
-        inner.pool.choose_mode(config).await;
         Ok(Self { inner })
     }
 }
@@ -135,11 +133,11 @@ impl Inner {
     }
 
     /// Tells a schema that is not installed from one that has drifted.
-    async fn diagnose(&self, error: Error) -> Error {
+    pub(crate) async fn diagnose(&self, error: Error) -> Error {
         let missing =
             [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_COLUMN];
         match error::sqlstate(&error) {
-            Some(code) if missing.contains(code) => {
+            Some(code) if missing.contains(&code) => {
                 migrate::verify(self).await.err().unwrap_or(error)
             }
             _ => error,
@@ -181,6 +179,9 @@ impl Store for PostgresStore {
     }
     async fn verify(&self) -> Result<()> {
         self.inner.repeat(|| migrate::verify(&self.inner)).await
+    }
+    async fn doctor(&self) -> Result<Vec<Finding>> {
+        doctor::examine(&self.inner).await
     }
     async fn configure(&self, configure: Configure) -> Result<StoreSettings> {
         self.inner.repeat(|| queues::configure(&self.inner, configure)).await

@@ -18,6 +18,12 @@ const DRIVERS: [&str; 9] = [
     "tokio-postgres",
 ];
 
+/// The oldest and the newest Postgres that is supported.
+const POSTGRES: [u32; 2] = [13, 18];
+
+/// What depends most on the version: the contract, random programs, and plans.
+const ON_EACH_POSTGRES: &str = "--test conformance --test plans --test verify --test function";
+
 /// How much is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Scope {
@@ -32,14 +38,14 @@ pub(crate) enum Scope {
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     pub(crate) scope: Scope,
-    /// Further major versions for the Postgres tests.
+    /// Major versions for all the Postgres tests; those of CI are tested in any case.
     pub(crate) postgres: Vec<u32>,
 }
 
 /// Runs every check, also after one has failed.
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     let mut steps = Steps::default();
-    steps.step("prerequisites", prerequisites::provide);
+    steps.step("prerequisites", || prerequisites::provide(options.scope));
     if steps.failed() {
         return steps.finish();
     }
@@ -65,18 +71,31 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
             });
             steps.step("beside sqlx's SQLite", || {
                 let manifest = "xtask/beside-sqlx/Cargo.toml";
-                cargo(&format!("check --locked --manifest-path {manifest} --target-dir target/sqlx"))
+                cargo(&format!(
+                    "check --locked --manifest-path {manifest} --target-dir target/sqlx"
+                ))
             });
             steps.step("Python", python::test);
+            for version in POSTGRES.iter().filter(|version| !options.postgres.contains(version)) {
+                let name = format!("contract and plans on Postgres {version}");
+                steps.step(&name, || on_postgres(*version, ON_EACH_POSTGRES));
+            }
         }
     }
     for version in &options.postgres {
-        steps.step(&format!("Postgres {version}"), || {
-            let mut tests = command("cargo test --package pgqrs-postgres --no-fail-fast");
-            show(tests.env("PGQRS_TEST_POSTGRES_VERSION", version.to_string()))
-        });
+        let name = format!("all tests on Postgres {version}");
+        steps.step(&name, || on_postgres(*version, ""));
     }
     steps.finish()
+}
+
+/// Runs tests on a server of this version, which is fetched unless it is installed.
+fn on_postgres(version: u32, which: &str) -> Result<(), Failure> {
+    let tests = "test --package pgqrs-postgres --all-features --no-fail-fast";
+    let mut tests = command(&format!("cargo {tests} {which}"));
+    // A running server has the version that it has.
+    tests.env_remove("PGQRS_TEST_POSTGRES_URL");
+    show(tests.env("PGQRS_TEST_POSTGRES_VERSION", version.to_string()))
 }
 
 fn cargo(arguments: &str) -> Result<(), Failure> {

