@@ -13,7 +13,10 @@ use std::{
 use pgqrs::{Error, Result};
 use tokio::sync::oneshot;
 
-/// Rows in one flush at most; a call that is larger flushes by itself.
+/// A call of so many rows runs by itself: it gains little by company, and several keep several of the
+/// server's processors busy.
+const ALONE: usize = 50;
+/// Rows in one flush at most.
 const ROWS: usize = 1_000;
 /// Bytes of payload in one flush at most.
 const BYTES: usize = 4 * 1024 * 1024;
@@ -75,6 +78,13 @@ impl<C: Call> Group<C> {
         F: Fn(C) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<C::Answer>> + Send,
     {
+        if call.rows() >= ALONE {
+            let alone = async move { run(call).await };
+            return match C::ENDS_WITH_CALLERS {
+                true => alone.await,
+                false => tokio::spawn(alone).await.unwrap_or_else(|_| Err(shutting_down())),
+            };
+        }
         let (answer, answered) = oneshot::channel();
         let is_free = {
             let mut state = lock(&self.state);
@@ -101,10 +111,12 @@ impl<C: Call> Group<C> {
                 }
             });
         }
-        answered.await.unwrap_or_else(|_| {
-            Err(Error::Unavailable { reason: "the runtime is shutting down".into(), source: None })
-        })
+        answered.await.unwrap_or_else(|_| Err(shutting_down()))
     }
+}
+
+fn shutting_down() -> Error {
+    Error::Unavailable { reason: "the runtime is shutting down".into(), source: None }
 }
 
 async fn all_gone<T>(answers: &mut [oneshot::Sender<T>]) {
