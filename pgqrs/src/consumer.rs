@@ -173,6 +173,12 @@ impl Consumer for RegisteredConsumer {
     }
 }
 
+/// A handle of its own on the registration of `consumer`, which keeps its own receipts.
+pub(crate) fn attached(consumer: &dyn Consumer) -> Arc<dyn Consumer> {
+    let registered = Registered::known(consumer.store().clone(), consumer.registration().clone());
+    Arc::new(RegisteredConsumer { registered, held: Held::default() })
+}
+
 async fn settle_one<C>(consumer: &C, id: MessageId, action: Action) -> Result<Settled>
 where
     C: Consumer + ?Sized,

@@ -10,14 +10,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Action, Error, Message, MessageId, Receipt, Result, Settle, Settled, Settlement, Store,
-    VisibilityTimeout, WorkerId,
+    Action, Consumer, Error, Message, MessageId, Receipt, Result, Settle, Settled, Settlement,
+    Store, VisibilityTimeout, WorkerId,
 };
 
 /// A handler's view of the attempt it makes.
 #[derive(Debug, Clone)]
 pub struct Context {
     store: Arc<dyn Store>,
+    consumer: Option<Arc<dyn Consumer>>,
     receipt: Receipt,
     attempt: u32,
     worker: Option<WorkerId>,
@@ -32,14 +33,26 @@ pub(crate) struct Wish {
     pub(crate) timeout: VisibilityTimeout,
     /// How long an extension holds it, by this process's clock.
     pub(crate) until: Option<Instant>,
+    /// Whether it has asked for the consumer, and so may settle its message itself.
+    has_consumer: bool,
 }
 
 impl Context {
-    pub(crate) fn new(store: Arc<dyn Store>, message: &Message) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        consumer: Option<Arc<dyn Consumer>>,
+        message: &Message,
+    ) -> Self {
         let Message { receipt, attempts, worker, .. } = *message;
-        let wish = Wish { timeout: message.lease(), until: None };
+        let wish = Wish { timeout: message.lease(), until: None, has_consumer: false };
         let (wish, cancelled) = (Arc::new(Mutex::new(wish)), CancellationToken::new());
-        Self { store, receipt, attempt: attempts, worker, cancelled, wish }
+        Self { store, consumer, receipt, attempt: attempts, worker, cancelled, wish }
+    }
+
+    /// Whether the handler has ended the lease itself, by the consumer.
+    pub(crate) fn is_settled(&self) -> bool {
+        let consumer = self.consumer.as_ref().filter(|_| self.wish().has_consumer);
+        consumer.is_some_and(|consumer| !consumer.held().holds(self.receipt))
     }
 
     pub(crate) fn wish(&self) -> Wish {
@@ -59,6 +72,20 @@ impl Context {
     /// The worker that runs the handler.
     pub fn worker(&self) -> Option<WorkerId> {
         self.worker
+    }
+
+    /// The consumer that runs the handler, which holds the handler's message: a handler may archive,
+    /// delete, release or fail it by its id, and what it returns counts no more then. `None` in an
+    /// [`execute`](crate::Handle::execute) without a worker. To prolong the lease use
+    /// [`extend`](Self::extend).
+    pub fn consumer(&self) -> Option<Arc<dyn Consumer>> {
+        let consumer = self.consumer.as_ref()?;
+        let mut wish = self.locked();
+        if !wish.has_consumer {
+            consumer.held().hold(self.receipt);
+            wish.has_consumer = true;
+        }
+        Some(consumer.clone())
     }
 
     /// The store the message came from.

@@ -1,6 +1,6 @@
 //! The builder that dequeues: fetch messages, or hand them to a handler.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use crate::{
     BatchSize, Claim, Consumer, Context, Error, HandlerError, Message, QueueName, Result, Store,
     VisibilityTimeout,
+    consumer::attached,
     handle::{Batch, Each, EachJson, EachWith, Handle, Handler},
     truncate_to_micros,
 };
@@ -152,6 +153,11 @@ impl<'a> Dequeue<'a> {
     {
         let size = self.batch.as_ref().map_or(1, |size| size.count());
         Handle::new(self, Batch { handler, size })
+    }
+
+    /// A handle on the registered consumer, for the contexts of handlers.
+    pub(crate) fn attached(&self) -> Option<Arc<dyn Consumer>> {
+        self.worker.map(attached)
     }
 
     pub(crate) fn now(&self) -> Option<DateTime<Utc>> {

@@ -91,7 +91,8 @@ impl<'a> EnqueueBuilder<'a> {
         self
     }
 
-    /// Headers of every message: anything that serialises to a JSON object.
+    /// Headers of every message: anything that serialises to a JSON object. With the feature `otel`
+    /// the current trace context is added, unless they have a [`TRACEPARENT`](crate::TRACEPARENT).
     pub fn headers<T: Serialize + ?Sized>(mut self, headers: &T) -> Self {
         self.headers = object(headers).map(Some);
         self
@@ -148,6 +149,8 @@ impl<'a> EnqueueBuilder<'a> {
     /// As [`execute`](Self::execute), but for what only the store knows.
     pub fn command(self) -> Result<Enqueue> {
         let (headers, delay, priority) = (self.headers?, self.delay?, self.priority?);
+        #[cfg(feature = "otel")]
+        let headers = crate::trace::carried(headers)?;
         let message = |payload| NewMessage {
             payload,
             headers: headers.clone(),

@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use serde::de::DeserializeOwned;
+use tracing::Instrument;
 
 use crate::{
     Action, Backoff, Context, Delay, Dequeue, HandlerError, LeaseLost, Message, QueueFilter,
     QueueName, Receipt, Result, Settle, Settled, Settlement, Store, VisibilityTimeout, retry,
-    run::RunOptions,
+    run::RunOptions, telemetry::handle_span,
 };
 
 /// Tries of a settle that the store does not answer; repeating one is safe.
@@ -45,7 +46,8 @@ impl<H: Handler> Handle<'_, H> {
     /// As [`Dequeue::fetch_all`]; [`Error::Unavailable`](crate::Error::Unavailable) if the store did
     /// not take an outcome: that message comes back when its lease ends.
     pub async fn execute<S: Store + Clone + 'static>(self, store: &S) -> Result<usize> {
-        let (now, shared) = (self.dequeue.now(), Arc::new(store.clone()) as Arc<dyn Store>);
+        let (now, consumer) = (self.dequeue.now(), self.dequeue.attached());
+        let shared: Arc<dyn Store> = Arc::new(store.clone());
         let messages = self.dequeue.fetch_all(store).await?;
         let mut waiting = groups(&self.handler, messages);
         let mut archived = 0;
@@ -54,8 +56,9 @@ impl<H: Handler> Handle<'_, H> {
             let receipts: Vec<_> = group.iter().map(|message| message.receipt).collect();
             let Some(first) = group.first() else { continue };
             let (queue, attempts) = (first.queue.clone(), first.attempts);
-            let context = Context::new(shared.clone(), first);
-            let handling = caught(self.handler.handle(group, context.clone()));
+            let context = Context::new(shared.clone(), consumer.clone(), first);
+            let span = handle_span(&group);
+            let handling = caught(self.handler.handle(group, context.clone())).instrument(span);
             let outcome = leases.kept_while(store, &context, handling).await;
             let action = match outcome {
                 Ok(Verdict::Archive) => Action::Archive,
@@ -63,9 +66,11 @@ impl<H: Handler> Handle<'_, H> {
                 Ok(Verdict::Settled) => continue,
                 Err(error) => {
                     tracing::warn!(%queue, %error, "a handler failed");
-                    let backoff = backoff(store, &queue).await?;
-                    let retry = retry::decide(&error, &backoff, attempts);
-                    Action::Fail { error: error.to_string(), retry }
+                    let delay = match &self.options.backoff {
+                        Some(delays) => delays.delay(attempts),
+                        None => backoff(store, &queue).await?.delay(attempts),
+                    };
+                    retry::action(&error, || delay)
                 }
             };
             archived += settle(store, &receipts, action, now).await?;
@@ -167,7 +172,17 @@ where
 {
     async fn handle(&self, group: Vec<Message>, context: Context) -> Result<Verdict, HandlerError> {
         for message in group {
-            (self.0)(message, context.clone()).await?;
+            let outcome = (self.0)(message, context.clone()).await;
+            if context.is_settled() {
+                let error = outcome.err();
+                tracing::debug!(
+                    error,
+                    id = context.message_id().0,
+                    "a handler settled its message"
+                );
+                return Ok(Verdict::Settled);
+            }
+            outcome?;
         }
         Ok(Verdict::Archive)
     }

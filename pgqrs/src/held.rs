@@ -28,10 +28,20 @@ impl Held {
         }
     }
 
+    /// Takes note of one lease.
+    pub(crate) fn hold(&self, receipt: Receipt) {
+        self.book().hold(receipt);
+    }
+
     /// The newest receipt of `id`, held or lately archived.
     pub fn receipt(&self, id: MessageId) -> Option<Receipt> {
         let book = self.book();
         book.held.get(&id).map(|(receipt, _)| *receipt).or_else(|| book.archived.get(&id).copied())
+    }
+
+    /// Whether the lease of this receipt was neither settled nor found lost.
+    pub fn holds(&self, receipt: Receipt) -> bool {
+        self.book().held.get(&receipt.id).is_some_and(|(held, _)| *held == receipt)
     }
 
     /// All receipts of leases that were neither settled nor found lost.

@@ -51,6 +51,7 @@ mod run;
 mod store;
 mod stream;
 pub mod telemetry;
+mod trace;
 mod wakeup;
 mod worker;
 
@@ -88,5 +89,6 @@ pub use store::{
     STOPPED_WORKERS_KEPT, Store, WORKER_DEAD, WORKER_REPLACED, cut_error,
 };
 pub use stream::{Deliveries, Delivery};
+pub use trace::{InvalidTraceParent, TRACEPARENT, TRACESTATE, TraceParent};
 pub use wakeup::{Reach, Signals, Wakeups};
 pub use worker::{Worker, WorkerId, WorkerKind, WorkerRecord, WorkerState};

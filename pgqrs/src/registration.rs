@@ -68,6 +68,11 @@ pub(crate) struct Registered {
 }
 
 impl Registered {
+    /// A further handle of a registration that others keep alive.
+    pub(crate) fn known(store: Arc<dyn Store>, record: WorkerRecord) -> Self {
+        Self { store, record, _heartbeat: None }
+    }
+
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }

@@ -1,10 +1,10 @@
 //! When a failed message is tried again: a queue's backoff, and what a handler asks for itself.
 
-use std::{error::Error as StdError, fmt, time::Duration};
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Delay, HandlerError, Result};
+use crate::{Action, Delay, HandlerError, Result};
 
 /// What becomes of a message whose attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Backoff {
                 base.saturating_mul(factor).min(max).mul_f64(fastrand::f64())
             }
         };
-        Delay::new(delay).unwrap_or(Delay::MAX)
+        bounded(delay)
     }
 }
 
@@ -57,6 +57,27 @@ impl Default for Backoff {
     /// Exponential with full jitter: at most 1 s after the first attempt, at most 10 minutes.
     fn default() -> Self {
         Self::Exponential { base: Duration::from_secs(1), max: Duration::from_secs(600) }
+    }
+}
+
+/// The delays of a loop whose [`Handle::backoff`](crate::Handle::backoff) replaces its queue's.
+#[derive(Clone)]
+pub(crate) struct Delays(Arc<dyn Fn(u32) -> Duration + Send + Sync>);
+
+impl Delays {
+    pub(crate) fn new(after: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(after))
+    }
+
+    /// The delay after `attempts` attempts, 1 after the first. At most [`Delay::MAX`].
+    pub(crate) fn delay(&self, attempts: u32) -> Delay {
+        bounded((self.0)(attempts))
+    }
+}
+
+impl fmt::Debug for Delays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delays").finish_non_exhaustive()
     }
 }
 
@@ -77,22 +98,37 @@ impl Default for Backoff {
 /// ```
 #[derive(Debug)]
 pub struct Retry {
-    after: Option<Duration>,
+    wish: Wish,
     because: Option<HandlerError>,
+}
+
+/// What becomes of the message.
+#[derive(Debug, Clone, Copy)]
+enum Wish {
+    After(Duration),
+    Never,
+    Release(Duration),
 }
 
 impl Retry {
     /// Try again after `delay`, at most [`Delay::MAX`].
     pub fn after(delay: Duration) -> Self {
-        Self { after: Some(delay), because: None }
+        Self { wish: Wish::After(delay), because: None }
     }
 
     /// Do not try again: the message becomes a dead letter at once.
     pub fn never() -> Self {
-        Self { after: None, because: None }
+        Self { wish: Wish::Never, because: None }
     }
 
-    /// Adds the reason, which becomes the message's last error.
+    /// Give the message back, claimable after `delay`, at most [`Delay::MAX`]: this was no failure,
+    /// and the attempt does not count. For what cannot be done yet; nothing bounds how often.
+    pub fn release(delay: Duration) -> Self {
+        Self { wish: Wish::Release(delay), because: None }
+    }
+
+    /// Adds the reason, which becomes the message's last error; after a
+    /// [`release`](Self::release) it is not kept.
     pub fn because(mut self, reason: impl Into<HandlerError>) -> Self {
         self.because = Some(reason.into());
         self
@@ -101,10 +137,11 @@ impl Retry {
 
 impl fmt::Display for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.because, self.after) {
+        match (&self.because, self.wish) {
             (Some(reason), _) => reason.fmt(f),
-            (None, Some(delay)) => write!(f, "retry after {delay:?}"),
-            (None, None) => f.write_str("never retry"),
+            (None, Wish::After(delay)) => write!(f, "retry after {delay:?}"),
+            (None, Wish::Never) => f.write_str("never retry"),
+            (None, Wish::Release(delay)) => write!(f, "released for {delay:?}"),
         }
     }
 }
@@ -115,15 +152,15 @@ impl StdError for Retry {
     }
 }
 
-/// What `error` asks for, or else what the queue's `backoff` says after `attempts` attempts.
-pub(crate) fn decide(error: &HandlerError, backoff: &Backoff, attempts: u32) -> RetryDecision {
-    match error.downcast_ref::<Retry>() {
-        Some(Retry { after: None, .. }) => RetryDecision::Dead,
-        Some(Retry { after: Some(delay), .. }) => {
-            RetryDecision::RetryAfter(Delay::new(*delay).unwrap_or(Delay::MAX))
-        }
-        None => RetryDecision::RetryAfter(backoff.delay(attempts)),
-    }
+/// What `error` asks for, or else a retry after what `delay` says.
+pub(crate) fn action(error: &HandlerError, delay: impl FnOnce() -> Delay) -> Action {
+    let retry = match error.downcast_ref::<Retry>().map(|retry| retry.wish) {
+        Some(Wish::Release(delay)) => return Action::Release(bounded(delay)),
+        Some(Wish::Never) => RetryDecision::Dead,
+        Some(Wish::After(delay)) => RetryDecision::RetryAfter(bounded(delay)),
+        None => RetryDecision::RetryAfter(delay()),
+    };
+    Action::Fail { error: error.to_string(), retry }
 }
 
 /// Repeats an idempotent call while it answers [`Error::Unavailable`](crate::Error::Unavailable):
@@ -145,6 +182,10 @@ where
             outcome => return outcome,
         }
     }
+}
+
+fn bounded(delay: Duration) -> Delay {
+    Delay::new(delay).unwrap_or(Delay::MAX)
 }
 
 #[cfg(test)]

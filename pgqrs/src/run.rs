@@ -1,5 +1,6 @@
 //! The run loop: a handler that goes on, with many messages in work at once.
 
+mod crew;
 pub(crate) mod engine;
 mod fetch;
 mod leases;
@@ -9,7 +10,7 @@ use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Handle, Handler, Result, Store, limits::out_of_range};
+use crate::{Error, Handle, Handler, Result, Store, limits::out_of_range, retry::Delays};
 use engine::Engine;
 
 /// How long a run loop's own registration may be silent before a sweep stops it.
@@ -24,6 +25,7 @@ pub(crate) struct RunOptions {
     pub(crate) grace: Duration,
     pub(crate) until: CancellationToken,
     pub(crate) poll_interval: Duration,
+    pub(crate) backoff: Option<Delays>,
 }
 
 impl Default for RunOptions {
@@ -35,6 +37,7 @@ impl Default for RunOptions {
             grace: Duration::from_secs(30),
             until: CancellationToken::new(),
             poll_interval: Duration::from_secs(1),
+            backoff: None,
         }
     }
 }
@@ -49,8 +52,10 @@ pub struct Report {
     pub failed: u64,
     /// Messages that became dead letters.
     pub dead: u64,
-    /// Messages given back unhandled, or cancelled when the grace was over.
+    /// Messages given back: unhandled, as their handlers asked, or cancelled when the grace was over.
     pub released: u64,
+    /// Messages that their handlers settled themselves.
+    pub settled: u64,
     /// Leases lost: their handlers were cancelled before they lapsed, or they were settled too late.
     pub lost: u64,
     /// Outcomes that the store did not take before the loop gave up; those messages come back when
@@ -60,11 +65,11 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { handled, failed, dead, released, lost, unsettled } = self;
+        let Self { handled, failed, dead, released, settled, lost, unsettled } = self;
         write!(
             f,
-            "{handled} handled, {failed} failed, {dead} dead, {released} released, {lost} lost, \
-             {unsettled} unsettled"
+            "{handled} handled, {failed} failed, {dead} dead, {released} released, {settled} settled \
+             by handlers, {lost} lost, {unsettled} unsettled"
         )
     }
 }
@@ -104,6 +109,14 @@ impl<'a, H: Handler> Handle<'a, H> {
         self
     }
 
+    /// The delay before a failed message is tried again, from the number of attempts so far, 1 after
+    /// the first, instead of the queue's [`Backoff`](crate::Backoff); at most
+    /// [`Delay::MAX`](crate::Delay::MAX). A [`Retry`](crate::Retry) error has its own.
+    pub fn backoff(mut self, after: impl Fn(u32) -> Duration + Send + Sync + 'static) -> Self {
+        self.options.backoff = Some(Delays::new(after));
+        self
+    }
+
     /// How often the queue is looked at when nothing says that there is something, 1 s by default.
     /// Where a notifier is proven alive the loop looks half as often.
     pub fn poll_interval(mut self, interval: Duration) -> Self {
@@ -119,8 +132,9 @@ impl<'a, H: Handler + 'static> Handle<'a, H> {
     ///   outcomes are settled together behind the handlers, one statement for many.
     /// - Leases are renewed for as long as handlers work. When renewal fails for too long, the
     ///   handler is cancelled before its lease lapses.
-    /// - An error, a panic and a timeout fail the message: retried after the queue's backoff, or
-    ///   what a [`Retry`](crate::Retry) error asks for, until its attempts are used up.
+    /// - An error, a panic and a timeout fail the message: retried after the queue's backoff, this
+    ///   loop's [`backoff`](Handle::backoff), or what a [`Retry`](crate::Retry) error asks for, until
+    ///   its attempts are used up.
     /// - When the store is unavailable the loop backs off and goes on; outcomes that it did not
     ///   answer for are sent again, so no handler runs twice for them.
     /// - Without a worker the loop registers one of its own, which a sweep frees 15 s after the
@@ -149,10 +163,8 @@ impl<'a, H: Handler + 'static> Handle<'a, H> {
         if dequeue.now().is_some() {
             return Err(Error::Unsupported { what: ".at(now) in a run loop" });
         }
-        Engine::start(Arc::new(store.clone()), dequeue.claim()?, handler, options)
-            .await?
-            .run()
-            .await
+        let (store, consumer) = (Arc::new(store.clone()), dequeue.attached());
+        Engine::start(store, consumer, dequeue.claim()?, handler, options).await?.run().await
     }
 }
 

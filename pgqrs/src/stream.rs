@@ -52,7 +52,7 @@ impl Dequeue<'_> {
     /// Outside a tokio runtime.
     pub fn stream<S: Store + Clone + 'static>(self, store: &S) -> Deliveries {
         let stop = CancellationToken::new();
-        let claim = self.claim();
+        let (consumer, claim) = (self.attached(), self.claim());
         let ahead = claim.as_ref().map_or(1, |claim| claim.limit.count());
         let (sender, deliveries) = mpsc::channel(1);
         let options = RunOptions {
@@ -65,7 +65,9 @@ impl Dequeue<'_> {
         let store: Arc<dyn Store> = Arc::new(store.clone());
         tokio::spawn(async move {
             let deliver = Deliver { sender: sender.clone(), stop: options.until.clone() };
-            let run = async { Engine::start(store, claim?, deliver, options).await?.run().await };
+            let run = async {
+                Engine::start(store, consumer, claim?, deliver, options).await?.run().await
+            };
             if let Err(error) = run.await {
                 // Nobody listens when the stream was dropped.
                 let _ = sender.send(Err(error)).await;

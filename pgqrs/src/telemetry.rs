@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 
-use crate::{Message, QueueName, Settled};
+use tracing::{Span, field::Empty};
+
+use crate::{BatchSize, Message, QueueName, Settled, TraceParent};
 
 /// Counter: messages claimed by run loops.
 pub const CLAIMED: &str = "pgqrs.claimed";
@@ -25,6 +27,43 @@ pub const IN_WORK: &str = "pgqrs.in_work";
 pub const CLAIM_BATCH: &str = "pgqrs.claim_batch";
 /// Histogram: settlements per request.
 pub const SETTLE_BATCH: &str = "pgqrs.settle_batch";
+
+/// The span around a handler, at level info: queue, id and attempt of the first message, how many
+/// there are, and the trace that a lone message was enqueued in. It continues that trace where the
+/// feature `otel` is on.
+pub(crate) fn handle_span(group: &[Message]) -> Span {
+    let Some(first) = group.first() else { return Span::none() };
+    let span = tracing::info_span!(
+        "handle",
+        otel.kind = "consumer",
+        queue = %first.queue,
+        id = first.id.0,
+        attempt = first.attempts,
+        messages = group.len(),
+        trace_id = Empty,
+        parent_id = Empty,
+    );
+    if group.len() == 1
+        && !span.is_disabled()
+        && let Some(parent) = TraceParent::of(&first.headers)
+    {
+        span.record("trace_id", format_args!("{:032x}", parent.trace_id()));
+        span.record("parent_id", format_args!("{:016x}", parent.parent_id()));
+    }
+    #[cfg(feature = "otel")]
+    crate::trace::continue_in(&span, group);
+    span
+}
+
+/// The span around a claim, at level debug.
+pub(crate) fn claim_span(queue: &QueueName, limit: BatchSize) -> Span {
+    tracing::debug_span!("claim", otel.kind = "client", %queue, limit = limit.count())
+}
+
+/// The span around a settle, at level debug.
+pub(crate) fn settle_span(queue: &QueueName, settlements: usize) -> Span {
+    tracing::debug_span!("settle", otel.kind = "client", %queue, settlements)
+}
 
 /// The instruments of one run loop.
 pub(crate) struct Telemetry {
@@ -77,11 +116,6 @@ impl Telemetry {
     pub(crate) fn done(&self, messages: usize, took: Duration) {
         self.in_work.decrement(messages as f64);
         self.handler_seconds.record(took);
-    }
-
-    /// Messages whose handlers ended with the loop.
-    pub(crate) fn abandoned(&self, messages: usize) {
-        self.in_work.decrement(messages as f64);
     }
 
     pub(crate) fn settling(&self, settlements: usize) {

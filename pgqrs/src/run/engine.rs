@@ -1,37 +1,39 @@
 //! The engine of a run loop: one task that owns all state and waits for whatever happens next.
 //!
-//! Handlers run as tasks of their own. Claims, registrations, settlements, renewals and sweeps are
-//! each at most one request in flight, so a slow one never holds up the others, and the loop itself
-//! never awaits the store. What is due is started at the top of the loop; the bottom waits for the
-//! next answer, event or due time.
+//! Handlers run in tasks of their own (`crew`). Registrations, settlements, renewals and sweeps are
+//! each at most one request in flight, claims two, so a slow one never holds up the others, and the
+//! loop itself never awaits the store. What is due is started at the top of the loop; the bottom
+//! waits for the next answer, event or due time.
 //!
 //! Every message claimed is counted once in the report: settled, lost, or left unsettled.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    task::{JoinError, JoinSet},
-    time::Instant,
-};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::{
     Report, RunOptions,
-    fetch::{Fetcher, Pace, error_pause},
+    crew::{Crew, Done, Job},
+    fetch::{Answered, Fetcher, Pace, error_pause},
     leases::Leases,
-    wait::{Request, at, take, wake, within},
+    wait::{Request, at, take, wake},
 };
 use crate::{
     Action, Backoff, BatchSize, Claim, Claimed, Consumer, Context, Delay, Error, Handler,
-    HandlerError, LeaseLost, Message, QueueFilter, Reach, Receipt, Result, Settle, Settled,
-    Settlement, Store, Sweep, Swept, VisibilityTimeout, Wakeups, WorkerState,
-    handle::{Verdict, caught, groups},
+    LeaseLost, Message, QueueFilter, Reach, Receipt, Result, Settle, Settled, Settlement, Store,
+    Sweep, Swept, VisibilityTimeout, Wakeups, WorkerState,
+    handle::{Verdict, groups},
     retry,
-    telemetry::Telemetry,
+    telemetry::{Telemetry, settle_span},
 };
 
 /// Settlements per statement at most.
 const FLUSH: usize = 1_000;
+/// Claims on their way at once, from a queue that has plenty: while one is answered and its messages
+/// are begun, the store works on the other one.
+const CLAIMS: usize = 2;
 /// Outcomes that may wait to be settled before claiming pauses.
 const BACKLOG: usize = 4 * FLUSH;
 /// How often a loop sweeps, on average. With heartbeats every 5 s and death after 15 s, what a
@@ -48,10 +50,10 @@ type Outcomes = Result<Vec<Result<Settled, LeaseLost>>>;
 pub(crate) struct Engine<H> {
     store: Arc<dyn Store>,
     fetcher: Fetcher,
-    handler: Arc<H>,
+    crew: Crew<H>,
     options: RunOptions,
     report: Report,
-    telemetry: Telemetry,
+    telemetry: Arc<Telemetry>,
     backoff: Backoff,
     /// Whether a handler has failed since the backoff was read.
     backoff_used: bool,
@@ -59,12 +61,9 @@ pub(crate) struct Engine<H> {
     pace: Pace,
     stopping: Stopping,
 
-    /// Groups that wait for a free handler.
-    buffer: VecDeque<Vec<Message>>,
-    buffered: usize,
-    working: JoinSet<Done>,
-    in_work: usize,
     leases: Leases,
+    /// Whether leases were lost of messages that may still wait.
+    has_lost: bool,
     outbox: Vec<Settlement>,
     /// How many settlements go together at most.
     flush: usize,
@@ -74,20 +73,14 @@ pub(crate) struct Engine<H> {
     renew_errors: u32,
 
     registering: Request<Result<Arc<dyn Consumer>>>,
-    claiming: Request<(Instant, Result<Claimed>)>,
+    claiming: FuturesUnordered<BoxFuture<'static, Answered>>,
+    /// How many messages the claims on their way asked for.
+    asked: usize,
     settling: Request<(Vec<Settlement>, Outcomes)>,
     in_settling: usize,
     renewing: Request<(Instant, Vec<Settlement>, Outcomes)>,
     sweeping: Request<Tidied>,
     next_sweep: Instant,
-}
-
-/// What a handler's task leaves.
-struct Done {
-    receipts: Vec<Receipt>,
-    attempts: u32,
-    outcome: Result<Verdict, HandlerError>,
-    took: Duration,
 }
 
 /// What a sweep brought.
@@ -111,6 +104,7 @@ enum Stopping {
 impl<H: Handler + 'static> Engine<H> {
     pub(crate) async fn start(
         store: Arc<dyn Store>,
+        consumer: Option<Arc<dyn Consumer>>,
         claim: Claim,
         handler: H,
         options: RunOptions,
@@ -118,14 +112,14 @@ impl<H: Handler + 'static> Engine<H> {
         let queue = store.queues(QueueFilter::named(claim.queue.clone())).await?.pop();
         let missing = || Error::QueueNotFound { queue: claim.queue.clone() };
         let backoff = queue.ok_or_else(missing)?.settings.retry;
-        let fetcher = Fetcher::new(store.clone(), claim).await?;
-        let telemetry = Telemetry::new(fetcher.queue());
+        let fetcher = Fetcher::new(store.clone(), consumer, claim).await?;
+        let telemetry = Arc::new(Telemetry::new(fetcher.queue()));
         let (wakeups, now) = (store.wakeups(fetcher.queue()), Instant::now());
         Ok(Self {
             pace: Pace::new(options.poll_interval),
             store,
             fetcher,
-            handler: Arc::new(handler),
+            crew: Crew::new(handler, &options, telemetry.clone()),
             options,
             report: Report::default(),
             telemetry,
@@ -133,11 +127,8 @@ impl<H: Handler + 'static> Engine<H> {
             backoff_used: false,
             wakeups,
             stopping: Stopping::No,
-            buffer: VecDeque::new(),
-            buffered: 0,
-            working: JoinSet::new(),
-            in_work: 0,
             leases: Leases::default(),
+            has_lost: false,
             outbox: Vec::new(),
             flush: FLUSH,
             settle_after: now,
@@ -145,7 +136,8 @@ impl<H: Handler + 'static> Engine<H> {
             renew_after: now,
             renew_errors: 0,
             registering: None,
-            claiming: None,
+            claiming: FuturesUnordered::new(),
+            asked: 0,
             settling: None,
             in_settling: 0,
             renewing: None,
@@ -157,10 +149,8 @@ impl<H: Handler + 'static> Engine<H> {
     pub(crate) async fn run(mut self) -> Result<Report> {
         let until = self.options.until.clone();
         let ended = loop {
-            // First, so that no handler starts under a lease that has lapsed meanwhile.
             self.fence();
-            self.start_handlers();
-            self.start_claim();
+            self.start_claims();
             self.start_settle();
             self.start_renewal();
             self.start_sweep();
@@ -168,13 +158,13 @@ impl<H: Handler + 'static> Engine<H> {
                 break Ok(());
             }
             let (deadline, due) = (self.stop_deadline(), self.next_due());
-            let listens = self.claims() && self.claiming.is_none() && self.pace.listens();
+            let listens = self.claims() && self.claiming.is_empty() && self.pace.listens();
             tokio::select! {
                 () = until.cancelled(), if self.stopping == Stopping::No => self.stop(),
                 () = at(deadline) => if self.stop_harder() { break Ok(()) },
-                Some(done) = self.working.join_next(), if !self.working.is_empty() => self.done(done),
-                (sent, claimed) = take(&mut self.claiming) => {
-                    if let Err(error) = self.claimed(sent, claimed) { break Err(error) }
+                done = self.crew.done() => done.into_iter().for_each(|done| self.conclude(done)),
+                Some(answered) = self.claiming.next() => {
+                    if let Err(error) = self.claimed(answered) { break Err(error) }
                 }
                 own = take(&mut self.registering) => self.registered(own),
                 (settlements, outcomes) = take(&mut self.settling) => self.settled(settlements, outcomes),
@@ -192,8 +182,8 @@ impl<H: Handler + 'static> Engine<H> {
     async fn end(&mut self) {
         self.report.unsettled +=
             (outcomes_in(&self.outbox) + self.in_settling + self.leases.len()) as u64;
-        self.working.shutdown().await;
-        self.telemetry.abandoned(self.in_work);
+        self.leases.cancel_all();
+        self.crew.end().await;
         let stop = retry::while_unavailable(3, || self.fetcher.stop());
         if !matches!(tokio::time::timeout(FLUSH_GRACE, stop).await, Ok(Ok(()))) {
             tracing::warn!("could not mark the worker stopped; its leases will run out");
@@ -201,74 +191,43 @@ impl<H: Handler + 'static> Engine<H> {
         tracing::info!(report = %self.report, "the run loop has stopped");
     }
 
-    fn start_handlers(&mut self) {
-        while self.working.len() < self.options.concurrency
-            && let Some(group) = self.buffer.pop_front()
-        {
-            self.buffered -= group.len();
-            let receipts: Vec<_> = group.iter().map(|message| message.receipt).collect();
-            if !receipts.iter().all(|receipt| self.leases.is_held(*receipt)) {
-                // A lease was lost in the buffer: the rest of the group goes back.
-                self.give_back(receipts);
-                continue;
-            }
-            let Some(first) = group.first() else { continue };
-            let attempts = first.attempts;
-            let context = Context::new(self.store.clone(), first);
-            receipts.iter().for_each(|receipt| self.leases.start(*receipt, &context));
-            self.in_work += receipts.len();
-            self.telemetry.started(receipts.len());
-            let span =
-                tracing::info_span!("handle", queue = %first.queue, id = first.id.0, attempts);
-            let begin = Instant::now();
-            let (handler, timeout) = (self.handler.clone(), self.options.timeout);
-            let handling = async move {
-                let cancelled = context.cancelled().clone();
-                tokio::select! {
-                    outcome = within(timeout, handler.handle(group, context)) => outcome,
-                    () = cancelled.cancelled() => Ok(Verdict::Release),
-                }
-            };
-            let task = async move {
-                let outcome = caught(handling).await;
-                Done { receipts, attempts, outcome, took: begin.elapsed() }
-            };
-            self.working.spawn(task.instrument(span));
-        }
-    }
-
-    fn start_claim(&mut self) {
-        let free = self.free();
-        let worthwhile = self.buffer.is_empty() || free * 2 >= self.capacity();
-        if free > 0
-            && worthwhile
-            && self.claims()
-            && self.claiming.is_none()
-            && self.pace.is_due()
-            && let Ok(limit) = BatchSize::new(free.min(BatchSize::MAX.count()))
-        {
+    fn start_claims(&mut self) {
+        while let Some(limit) = self.next_claim() {
             // What wake-ups told of so far, this claim sees.
             self.wakeups.as_mut().map(Wakeups::forget);
-            self.claiming = Some(Box::pin(self.fetcher.claim(limit)));
+            self.asked += limit.count();
+            self.claiming.push(self.fetcher.claim(limit).boxed());
         }
     }
 
-    fn claimed(&mut self, sent: Instant, claimed: Result<Claimed>) -> Result<()> {
+    /// How many messages to claim now, if any. From a queue that has plenty two claims of half of
+    /// what the loop may hold are on their way at once.
+    fn next_claim(&self) -> Option<BatchSize> {
+        let (free, capacity) = (self.free(), self.crew.capacity());
+        let half = capacity.div_ceil(2).max(self.crew.handler().group_size());
+        let (claims, most) = if self.pace.is_busy() { (CLAIMS, half) } else { (1, capacity) };
+        let is_idle = self.crew.has_none_waiting() && self.claiming.is_empty();
+        let is_worthwhile = is_idle || free * 2 >= capacity;
+        if !self.claims() || !self.pace.is_due() || !is_worthwhile || self.claiming.len() >= claims
+        {
+            return None;
+        }
+        // None is free: no batch is so small.
+        BatchSize::new(free.min(most).min(BatchSize::MAX.count())).ok()
+    }
+
+    fn claimed(&mut self, answered: Answered) -> Result<()> {
+        let Answered { sent, limit, claimed } = answered;
+        self.asked -= limit;
         match claimed {
             Ok(Claimed { messages, due_in }) if messages.is_empty() => {
                 let reach = self.wakeups.as_ref().map_or(Reach::Process, Wakeups::reach);
                 self.pace.idle(due_in, reach);
             }
             Ok(Claimed { messages, .. }) => {
-                self.pace.again();
+                self.pace.found(messages.len() == limit);
                 self.telemetry.claimed(&messages);
-                self.leases.hold(&messages, sent);
-                if self.stopping == Stopping::No {
-                    self.buffered += messages.len();
-                    self.buffer.extend(groups(&*self.handler, messages));
-                } else {
-                    self.give_back(messages.iter().map(|message| message.receipt).collect());
-                }
+                self.begin(messages, sent);
             }
             Err(Error::WorkerNotReady { state: WorkerState::Suspended, .. }) => {
                 self.pace.suspended();
@@ -278,6 +237,9 @@ impl<H: Handler + 'static> Engine<H> {
                 tracing::error!(%error, "the run loop ends");
                 return Err(error);
             }
+            // The other claim has told of it, and the loop goes on as somebody else.
+            Err(Error::WorkerNotReady { worker, .. } | Error::WorkerNotFound { worker })
+                if self.registering.is_some() || worker != self.fetcher.consumer().id() => {}
             Err(error @ (Error::WorkerNotReady { .. } | Error::WorkerNotFound { .. })) => {
                 tracing::warn!(%error, "taken for dead; registering anew");
                 for receipt in self.leases.give_up_all() {
@@ -291,6 +253,28 @@ impl<H: Handler + 'static> Engine<H> {
             }
         }
         Ok(())
+    }
+
+    /// Has messages handled that were claimed by a request sent at `sent`.
+    fn begin(&mut self, messages: Vec<Message>, sent: Instant) {
+        let mut jobs = Vec::with_capacity(messages.len());
+        for messages in groups(self.crew.handler(), messages) {
+            let Some(first) = messages.first() else { continue };
+            let consumer = self.fetcher.consumer().clone();
+            let context = Context::new(self.store.clone(), Some(consumer), first);
+            let receipts = self.leases.hold(&messages, sent, &context);
+            jobs.push(Job { messages, receipts, context });
+        }
+        // No handler begins under a lease that has lapsed on its way here.
+        self.fence();
+        let (held, lapsed): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| self.leases.hold_all(&job.receipts));
+        self.give_back(lapsed.into_iter().flat_map(|job| job.receipts).collect());
+        if self.stopping == Stopping::No {
+            self.crew.add(held);
+        } else {
+            self.give_back(held.into_iter().flat_map(|job| job.receipts).collect());
+        }
     }
 
     fn registered(&mut self, own: Result<Arc<dyn Consumer>>) {
@@ -307,42 +291,28 @@ impl<H: Handler + 'static> Engine<H> {
         }
     }
 
-    fn done(&mut self, first: Result<Done, JoinError>) {
-        let mut next = Some(first);
-        while let Some(done) = next {
-            match done {
-                Ok(Done { receipts, attempts, outcome, took }) => {
-                    self.telemetry.done(receipts.len(), took);
-                    self.in_work -= receipts.len();
-                    self.conclude(receipts, attempts, outcome);
-                }
-                // Panics of handlers are caught inside; only the runtime's end ends a task early.
-                Err(error) => tracing::error!(%error, "a handler's task was aborted"),
-            }
-            next = self.working.try_join_next();
-        }
-    }
-
-    fn conclude(
-        &mut self,
-        receipts: Vec<Receipt>,
-        attempts: u32,
-        outcome: Result<Verdict, HandlerError>,
-    ) {
+    fn conclude(&mut self, done: Done) {
+        let Done { receipts, attempts, outcome } = done;
         let action = match outcome {
             Ok(Verdict::Archive) => Action::Archive,
             Ok(Verdict::Release) => Action::Release(Delay::ZERO),
             Ok(Verdict::Settled) => {
                 for receipt in receipts {
+                    self.report.settled += 1;
                     self.leases.drop(receipt);
                 }
                 return;
             }
             Err(error) => {
-                tracing::warn!(queue = %self.fetcher.queue(), %error, "a handler failed");
-                self.backoff_used = true;
-                let retry = retry::decide(&error, &self.backoff, attempts);
-                Action::Fail { error: error.to_string(), retry }
+                let action = retry::action(&error, || match &self.options.backoff {
+                    Some(delays) => delays.delay(attempts),
+                    None => self.backoff.delay(attempts),
+                });
+                if let Action::Fail { .. } = action {
+                    tracing::warn!(queue = %self.fetcher.queue(), %error, "a handler failed");
+                    self.backoff_used = true;
+                }
+                action
             }
         };
         self.settle_all(receipts, &action);
@@ -371,7 +341,8 @@ impl<H: Handler + 'static> Engine<H> {
         let settlements = std::mem::replace(&mut self.outbox, rest);
         self.in_settling = outcomes_in(&settlements);
         self.telemetry.settling(settlements.len());
-        let (store, span) = (self.store.clone(), tracing::debug_span!("settle"));
+        let (store, span) =
+            (self.store.clone(), settle_span(self.fetcher.queue(), settlements.len()));
         let settling = async move {
             let settle = Settle { settlements: settlements.clone(), now: None };
             (settlements, store.settle(settle).await)
@@ -415,6 +386,11 @@ impl<H: Handler + 'static> Engine<H> {
     fn fence(&mut self) {
         for receipt in self.leases.give_up_lapsing(Instant::now()) {
             self.lost(receipt, "could not be renewed in time; its handler is cancelled");
+        }
+        if std::mem::take(&mut self.has_lost) {
+            // What was lost while it waited; the rest of its group goes back.
+            let receipts = self.crew.dismiss(|job| !self.leases.hold_all(&job.receipts));
+            self.give_back(receipts);
         }
     }
 
@@ -465,7 +441,7 @@ impl<H: Handler + 'static> Engine<H> {
     }
 
     fn lost(&mut self, receipt: Receipt, why: &str) {
-        self.report.lost += 1;
+        (self.report.lost, self.has_lost) = (self.report.lost + 1, true);
         self.telemetry.lost();
         tracing::warn!(id = receipt.id.0, why, "lost a lease");
     }
@@ -504,8 +480,7 @@ impl<H: Handler + 'static> Engine<H> {
     /// Begins to stop: nothing new is started, what waits goes back.
     fn stop(&mut self) {
         self.stopping = Stopping::Grace(far(self.options.grace));
-        let waiting: Vec<_> = self.buffer.drain(..).flatten().map(|m| m.receipt).collect();
-        self.buffered = 0;
+        let waiting = self.crew.dismiss(|_| true);
         self.give_back(waiting);
     }
 
@@ -524,20 +499,15 @@ impl<H: Handler + 'static> Engine<H> {
 
     fn is_drained(&self) -> bool {
         self.stopping != Stopping::No
-            && self.working.is_empty()
-            && self.claiming.is_none()
+            && self.crew.len() == 0
+            && self.claiming.is_empty()
             && self.settling.is_none()
             && self.outbox.is_empty()
     }
 
-    /// How many messages the loop may hold.
-    fn capacity(&self) -> usize {
-        let at_work = self.options.concurrency * self.handler.group_size();
-        at_work + self.options.prefetch.unwrap_or(at_work)
-    }
-
+    /// How many messages it may still ask for.
     fn free(&self) -> usize {
-        self.capacity().saturating_sub(self.buffered + self.in_work)
+        self.crew.capacity().saturating_sub(self.crew.len() + self.asked)
     }
 
     fn stop_deadline(&self) -> Option<Instant> {
@@ -555,7 +525,7 @@ impl<H: Handler + 'static> Engine<H> {
     /// When something is to be started next. Nothing here is due already: the top of the loop has
     /// started it, or it waits for an answer.
     fn next_due(&self) -> Option<Instant> {
-        let waits = self.claims() && self.claiming.is_none() && !self.pace.is_due();
+        let waits = self.claims() && self.claiming.is_empty() && !self.pace.is_due();
         let claim = (waits && self.free() > 0).then(|| self.pace.next());
         let settle =
             (self.settling.is_none() && !self.outbox.is_empty()).then_some(self.settle_after);

@@ -7,7 +7,7 @@ use tracing::Instrument;
 
 use crate::{
     Backoff, BatchSize, Claim, Claimed, Consumer, Error, QueueName, Reach, Result, Store,
-    Transition, VisibilityTimeout, WorkerChange, WorkerId, consumer, run::RUN_HEARTBEAT_TIMEOUT,
+    Transition, VisibilityTimeout, WorkerChange, consumer, run::RUN_HEARTBEAT_TIMEOUT, telemetry,
 };
 
 /// The shortest wait after a claim that found nothing.
@@ -19,21 +19,27 @@ pub(super) struct Fetcher {
     store: Arc<dyn Store>,
     queue: QueueName,
     timeout: Option<VisibilityTimeout>,
-    worker: WorkerId,
-    /// The loop's own registration, whose heartbeat ends with it; `None` while the caller's serves.
-    own: Option<Arc<dyn Consumer>>,
+    /// A handle on the caller's worker, or the loop's own registration, whose heartbeat ends with it.
+    consumer: Arc<dyn Consumer>,
 }
 
 impl Fetcher {
     /// Takes the caller's worker, or registers one.
-    pub(super) async fn new(store: Arc<dyn Store>, claim: Claim) -> Result<Self> {
+    pub(super) async fn new(
+        store: Arc<dyn Store>,
+        consumer: Option<Arc<dyn Consumer>>,
+        claim: Claim,
+    ) -> Result<Self> {
         let (queue, timeout) = (claim.queue, claim.timeout);
-        let mut fetcher = Self { store, queue, timeout, worker: WorkerId(0), own: None };
-        match claim.worker {
-            Some(worker) => fetcher.worker = worker,
-            None => fetcher.go_on_as(fetcher.register().await?),
-        }
-        Ok(fetcher)
+        let consumer = match consumer {
+            Some(consumer) => consumer,
+            None => register(store.clone(), queue.clone()).await?,
+        };
+        Ok(Self { store, queue, timeout, consumer })
+    }
+
+    pub(super) fn consumer(&self) -> &Arc<dyn Consumer> {
+        &self.consumer
     }
 
     pub(super) fn queue(&self) -> &QueueName {
@@ -45,40 +51,35 @@ impl Fetcher {
     pub(super) fn register(
         &self,
     ) -> impl Future<Output = Result<Arc<dyn Consumer>>> + Send + use<> {
-        let (store, queue) = (self.store.clone(), self.queue.clone());
-        async move {
-            let builder = consumer(process_name(), 0, queue);
-            builder.heartbeat_timeout(RUN_HEARTBEAT_TIMEOUT).create(&store).await
-        }
+        register(self.store.clone(), self.queue.clone())
     }
 
     /// Claims as that worker from now on.
     pub(super) fn go_on_as(&mut self, own: Arc<dyn Consumer>) {
-        self.worker = own.id();
-        self.own = Some(own);
+        self.consumer = own;
     }
 
     /// A claim, as a future of its own.
-    pub(super) fn claim(
-        &self,
-        limit: BatchSize,
-    ) -> impl Future<Output = (Instant, Result<Claimed>)> + Send + use<> {
+    pub(super) fn claim(&self, limit: BatchSize) -> impl Future<Output = Answered> + Send + use<> {
         let (store, sent) = (self.store.clone(), Instant::now());
         let claim = Claim {
             queue: self.queue.clone(),
-            worker: Some(self.worker),
+            worker: Some(self.consumer.id()),
             limit,
             timeout: self.timeout,
             now: None,
         };
-        let span = tracing::debug_span!("claim", queue = %self.queue, limit = limit.count());
-        async move { (sent, store.claim(claim).await) }.instrument(span)
+        let span = telemetry::claim_span(&self.queue, limit);
+        let claiming = async move {
+            Answered { sent, limit: limit.count(), claimed: store.claim(claim).await }
+        };
+        claiming.instrument(span)
     }
 
     /// Marks the worker stopped, which releases whatever it might still hold.
     pub(super) async fn stop(&self) -> Result<()> {
         let transition = Transition {
-            worker: self.worker,
+            worker: self.consumer.id(),
             queue: self.queue.clone(),
             change: WorkerChange::Stop,
             now: None,
@@ -96,6 +97,15 @@ impl Fetcher {
     }
 }
 
+/// The answer to a claim.
+#[derive(Debug)]
+pub(super) struct Answered {
+    /// When it was sent.
+    pub(super) sent: Instant,
+    pub(super) limit: usize,
+    pub(super) claimed: Result<Claimed>,
+}
+
 /// When to look at the queue next.
 #[derive(Debug)]
 pub(super) struct Pace {
@@ -105,11 +115,14 @@ pub(super) struct Pace {
     /// Whether a wake-up cuts the wait short. Not after an error, and not while suspended: then it
     /// would bring one useless claim after the other.
     wakes: bool,
+    /// Whether the last claim brought all that it asked for.
+    is_busy: bool,
 }
 
 impl Pace {
     pub(super) fn new(interval: Duration) -> Self {
-        Self { interval: interval.max(SHORTEST_WAIT), errors: 0, next: Instant::now(), wakes: true }
+        let (interval, next) = (interval.max(SHORTEST_WAIT), Instant::now());
+        Self { interval, errors: 0, next, wakes: true, is_busy: false }
     }
 
     pub(super) fn next(&self) -> Instant {
@@ -125,7 +138,18 @@ impl Pace {
         self.wakes && !self.is_due()
     }
 
-    /// Something was claimed, or something said that there is more: look again at once.
+    /// Whether the queue has plenty, as far as is known.
+    pub(super) fn is_busy(&self) -> bool {
+        self.is_busy
+    }
+
+    /// Something was claimed: look again at once.
+    pub(super) fn found(&mut self, is_full: bool) {
+        self.again();
+        self.is_busy = is_full;
+    }
+
+    /// Something said that there may be more: look again at once.
     pub(super) fn again(&mut self) {
         (self.errors, self.wakes, self.next) = (0, true, Instant::now());
     }
@@ -139,6 +163,7 @@ impl Pace {
         // What is due and yet was not claimed is in other hands, or noticed a little later.
         let pause = due_in.map_or(pause, |due| due.max(SHORTEST_WAIT).min(pause));
         (self.errors, self.wakes, self.next) = (0, true, Instant::now() + pause);
+        self.is_busy = false;
     }
 
     /// The worker may not claim at present: look whether that is still so.
@@ -151,6 +176,7 @@ impl Pace {
     pub(super) fn failed(&mut self) {
         self.errors = self.errors.saturating_add(1);
         (self.wakes, self.next) = (false, Instant::now() + error_pause(self.errors));
+        self.is_busy = false;
     }
 }
 
@@ -160,6 +186,11 @@ pub(super) fn error_pause(errors: u32) -> Duration {
     let (base, max) = (Duration::from_millis(100), Duration::from_secs(5));
     let jittered = Backoff::Exponential { base, max }.delay(errors).duration();
     jittered.max(Duration::from_millis(20))
+}
+
+async fn register(store: Arc<dyn Store>, queue: QueueName) -> Result<Arc<dyn Consumer>> {
+    let builder = consumer(process_name(), 0, queue);
+    builder.heartbeat_timeout(RUN_HEARTBEAT_TIMEOUT).create(&store).await
 }
 
 /// What names this process to an operator who reads the list of workers.

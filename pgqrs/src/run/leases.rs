@@ -23,15 +23,15 @@ struct Lease {
     /// When the lease ends, at the earliest, by this process's clock: counted from before the claim
     /// or renewal was sent, so it is never later than the store's own end.
     ends: Instant,
-    /// The handler at work under it; `None` in the buffer.
-    handler: Option<Context>,
+    /// The handler that works under it, or will.
+    handler: Context,
 }
 
 impl Lease {
     /// When the handler must be cancelled so that it stops before the lease lapses.
     fn fence(&self) -> Instant {
-        let wish = self.handler.as_ref().map(Context::wish);
-        let extended = wish.and_then(|wish| Some(wish.until? - wish.timeout.duration() / 10));
+        let wish = self.handler.wish();
+        let extended = wish.until.map(|until| until - wish.timeout.duration() / 10);
         let fence = self.ends - self.timeout.duration() / 10;
         extended.map_or(fence, |extended| extended.max(fence))
     }
@@ -47,11 +47,16 @@ impl Lease {
 
     /// How long renewals hold it: as long as the claim did, or longer if its handler wants that.
     fn renewal_timeout(&self) -> VisibilityTimeout {
-        self.handler.as_ref().map_or(self.timeout, |handler| handler.wish().timeout)
+        self.handler.wish().timeout
+    }
+
+    /// Whether its handler has settled the message itself: then it is not lost.
+    fn is_settled(&self) -> bool {
+        self.handler.is_settled()
     }
 
     fn cancel(&self) {
-        self.handler.iter().for_each(|handler| handler.cancelled().cancel());
+        self.handler.cancelled().cancel();
     }
 }
 
@@ -68,26 +73,27 @@ impl Leases {
         self.next_fence
     }
 
-    /// Takes note of messages claimed by a request that was sent at `sent`.
-    pub(super) fn hold(&mut self, messages: &[Message], sent: Instant) {
+    /// Takes note of messages claimed by a request that was sent at `sent`, to be handled together.
+    pub(super) fn hold(
+        &mut self,
+        messages: &[Message],
+        sent: Instant,
+        handler: &Context,
+    ) -> Vec<Receipt> {
         for message in messages {
             let timeout = message.lease();
-            let lease = Lease { timeout, ends: sent + timeout.duration(), handler: None };
+            let lease =
+                Lease { timeout, ends: sent + timeout.duration(), handler: handler.clone() };
             self.next_renewal = earlier(self.next_renewal, lease.renewal());
             self.next_fence = earlier(self.next_fence, lease.fence());
             self.leases.insert(message.receipt, lease);
         }
+        messages.iter().map(|message| message.receipt).collect()
     }
 
-    /// Takes note of the handler that begins to work on a message.
-    pub(super) fn start(&mut self, receipt: Receipt, handler: &Context) {
-        if let Some(lease) = self.leases.get_mut(&receipt) {
-            lease.handler = Some(handler.clone());
-        }
-    }
-
-    pub(super) fn is_held(&self, receipt: Receipt) -> bool {
-        self.leases.contains_key(&receipt)
+    /// Whether all of them are held.
+    pub(super) fn hold_all(&self, receipts: &[Receipt]) -> bool {
+        receipts.iter().all(|receipt| self.leases.contains_key(receipt))
     }
 
     /// Forgets a lease; whether it was still held.
@@ -131,13 +137,14 @@ impl Leases {
 
     /// Gives up a lease and cancels its handler; whether it was still held.
     pub(super) fn give_up(&mut self, receipt: Receipt) -> bool {
-        self.leases.remove(&receipt).inspect(Lease::cancel).is_some()
+        let lease = self.leases.remove(&receipt).filter(|lease| !lease.is_settled());
+        lease.inspect(Lease::cancel).is_some()
     }
 
     /// Gives up all leases.
     pub(super) fn give_up_all(&mut self) -> Vec<Receipt> {
-        self.cancel_all();
-        self.leases.drain().map(|(receipt, _)| receipt).collect()
+        let lost = self.leases.drain().filter(|(_, lease)| !lease.is_settled());
+        lost.inspect(|(_, lease)| lease.cancel()).map(|(receipt, _)| receipt).collect()
     }
 
     /// Gives up every lease that is about to lapse.
@@ -146,6 +153,7 @@ impl Leases {
             return Vec::new();
         }
         let lapsing = self.leases.extract_if(|_, lease| lease.fence() <= now);
+        let lapsing = lapsing.filter(|(_, lease)| !lease.is_settled());
         let lapsing = lapsing.inspect(|(_, lease)| lease.cancel()).map(|(receipt, _)| receipt);
         let lapsing = lapsing.collect();
         self.look_ahead();
@@ -155,6 +163,13 @@ impl Leases {
     fn look_ahead(&mut self) {
         self.next_renewal = self.leases.values().map(Lease::renewal).min();
         self.next_fence = self.leases.values().map(Lease::fence).min();
+    }
+}
+
+/// A loop that is dropped leaves no handler at work.
+impl Drop for Leases {
+    fn drop(&mut self) {
+        self.cancel_all();
     }
 }
 

@@ -45,11 +45,18 @@ pub(crate) struct Weather {
     pub(crate) store: MemoryStore,
     fates: Arc<Mutex<HashMap<Call, Fate>>>,
     counts: Arc<Mutex<HashMap<Call, usize>>>,
+    wakes: bool,
 }
 
 impl Weather {
     pub(crate) fn over(store: MemoryStore) -> Self {
-        Self { store, fates: Arc::default(), counts: Arc::default() }
+        Self { store, fates: Arc::default(), counts: Arc::default(), wakes: true }
+    }
+
+    /// The same store, and nothing tells of its messages.
+    #[allow(dead_code, reason = "for one of the tests that use the weather")]
+    pub(crate) fn without_wake_ups(self) -> Self {
+        Self { wakes: false, ..self }
     }
 
     pub(crate) fn set(&self, call: Call, fate: Fate) {
@@ -98,7 +105,7 @@ fn unavailable() -> Error {
 #[async_trait]
 impl Store for Weather {
     fn wakeups(&self, queue: &QueueName) -> Option<Wakeups> {
-        self.store.wakeups(queue)
+        self.store.wakeups(queue).filter(|_| self.wakes)
     }
     async fn configure(&self, configure: Configure) -> Result<StoreSettings> {
         self.pass(Call::Other, self.store.configure(configure)).await
