@@ -2,6 +2,7 @@
 
 mod contest;
 mod cost;
+mod crew;
 mod depth;
 mod latency;
 mod ours;
@@ -31,7 +32,7 @@ type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 #[command(version)]
 struct Options {
     /// What to measure.
-    #[arg(value_enum, required_unless_present_any = ["offer", "drain"])]
+    #[arg(value_enum, required_unless_present_any = ["offer", "drain", "work"])]
     scenarios: Vec<Scenario>,
 
     /// How often each case is run; the median counts.
@@ -79,6 +80,10 @@ struct Options {
     #[arg(long, hide = true, requires = "url")]
     drain: Option<usize>,
 
+    /// The child process of the cases with several processes: a run loop of so many handlers.
+    #[arg(long, hide = true, requires = "url")]
+    work: Option<usize>,
+
     #[arg(long, hide = true)]
     url: Option<String>,
 
@@ -101,6 +106,10 @@ enum Scenario {
     PostgresSnapshot,
     /// The run loop: throughput, and latency from another process.
     PostgresLoop,
+    /// The run loop in 1, 2, 4 and 8 processes.
+    PostgresProcesses,
+    /// What an idle run loop costs, for --seconds.
+    PostgresIdle,
     /// Batches of 100 and 1,000; one by one by 1, 64 and 512 tasks.
     SqliteEnqueue,
     /// Claim and archive in batches of 100, 10 and 1; one by one by 64 tasks.
@@ -109,6 +118,8 @@ enum Scenario {
     SqliteFlat,
     /// The run loop's throughput.
     SqliteLoop,
+    /// The run loop in 1, 2, 4 and 8 processes.
+    SqliteProcesses,
     /// The run loop's latency, from another process and from its own.
     SqliteWake,
     /// A million messages through one store with a retention: whether memory and file stay flat.
@@ -153,6 +164,9 @@ async fn main() -> ExitCode {
     if let (Some(messages), Some(url)) = (options.drain, &options.url) {
         return exit(postgres::drain_in_child(url, messages).await);
     }
+    if let (Some(concurrency), Some(url)) = (options.work, &options.url) {
+        return exit(work(url, concurrency).await);
+    }
     let mut report = Report::default();
     let outcome = measure(&options, &mut report).await;
     let written = options.json.as_ref().map_or(Ok(()), |file| report.write(file));
@@ -182,10 +196,25 @@ async fn offer(url: &str, messages: usize, bare: bool) -> Result<()> {
     }
 }
 
+async fn work(url: &str, concurrency: usize) -> Result<()> {
+    if url.starts_with("sqlite:") {
+        crew::work(&pgqrs_sqlite::connect(url).await?, concurrency).await
+    } else {
+        crew::work(&pgqrs_postgres::connect(url).await?, concurrency).await
+    }
+}
+
 async fn measure(options: &Options, report: &mut Report) -> Result<()> {
     use Scenario::*;
-    let on_postgres =
-        [PostgresEnqueue, PostgresDrain, PostgresFlat, PostgresSnapshot, PostgresLoop];
+    let on_postgres = [
+        PostgresEnqueue,
+        PostgresDrain,
+        PostgresFlat,
+        PostgresSnapshot,
+        PostgresLoop,
+        PostgresProcesses,
+        PostgresIdle,
+    ];
     if on_postgres.iter().any(|&scenario| options.wants(scenario)) {
         let server = Postgres::start(options.postgres.as_deref()).await?;
         report.note(&server.describe().await?);
@@ -204,6 +233,12 @@ async fn measure(options: &Options, report: &mut Report) -> Result<()> {
         if options.wants(PostgresLoop) {
             postgres::run_loop(&server, options, report).await?;
         }
+        if options.wants(PostgresProcesses) {
+            postgres::processes(&server, options, report).await?;
+        }
+        if options.wants(PostgresIdle) {
+            postgres::idle(&server, options, report).await?;
+        }
     }
     for place in options.places() {
         if options.wants(SqliteEnqueue) {
@@ -217,6 +252,9 @@ async fn measure(options: &Options, report: &mut Report) -> Result<()> {
         }
         if options.wants(SqliteLoop) {
             sqlite::run_loop(&place, options, report).await?;
+        }
+        if options.wants(SqliteProcesses) {
+            sqlite::processes(&place, options, report).await?;
         }
         if options.wants(SqliteWake) {
             sqlite::wake(&place, options, report).await?;

@@ -188,22 +188,19 @@ pub(crate) async fn run_loop<S: Ours>(
     store: &S,
     messages: usize,
     concurrency: usize,
+    prefetch: Option<usize>,
 ) -> Result<Duration> {
     let (left, stop) = (Arc::new(AtomicUsize::new(messages)), CancellationToken::new());
     let done = stop.clone();
     let started = Instant::now();
-    let report = pgqrs::dequeue()
-        .from(QUEUE)
-        .handle(move |_| {
-            if left.fetch_sub(1, Ordering::Relaxed) == 1 {
-                done.cancel();
-            }
-            async { Ok(()) }
-        })
-        .concurrency(concurrency)
-        .until(stop)
-        .poll(store)
-        .await?;
+    let handle = pgqrs::dequeue().from(QUEUE).handle(move |_| {
+        if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            done.cancel();
+        }
+        async { Ok(()) }
+    });
+    let handle = prefetch.into_iter().fold(handle, |handle, ahead| handle.prefetch(ahead));
+    let report = handle.concurrency(concurrency).until(stop).poll(store).await?;
     let took = started.elapsed();
     if report.handled != messages as u64 {
         return Err(format!("the run loop did something else: {report}").into());

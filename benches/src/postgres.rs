@@ -20,7 +20,7 @@ use tokio_postgres::{Client, NoTls};
 pub(crate) use drain::{drain, drain_in_child};
 pub(crate) use enqueue::enqueue;
 pub(crate) use flat::flat;
-pub(crate) use run_loop::{offer_bare, run_loop};
+pub(crate) use run_loop::{idle, offer_bare, processes, run_loop};
 pub(crate) use snapshot::snapshot;
 
 use crate::{
@@ -134,20 +134,25 @@ impl Database<'_> {
         self.wait_for_sessions_to_end().await?;
         let Postgres { admin, has_statements, postmaster, .. } = self.server;
         let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::float8,
-                          xact_commit::float8, datid
+                          xact_commit::float8
                    FROM pg_stat_database WHERE datname = $1";
         let row = admin.query_one(sql, &[&self.name]).await?;
         let mut usage =
             Cost { wal: Some(row.try_get(0)?), commits: Some(row.try_get(1)?), ..Cost::default() };
         if *has_statements {
-            let database: u32 = row.try_get(2)?;
-            let sql = "SELECT sum(calls)::float8 FROM pg_stat_statements WHERE dbid = $1";
-            usage.statements = admin.query_one(sql, &[&database]).await?.try_get(0)?;
+            usage.statements = Some(self.statements().await?);
         }
         // Sessions are children of the postmaster, and have ended.
         usage.server = postmaster.as_deref().and_then(processor_time).map(|(_, ended)| ended);
         usage.client = processor_time("self").map(|(own, _)| own);
         Ok(usage)
+    }
+
+    /// How many statements have run in it.
+    async fn statements(&self) -> Result<f64> {
+        let sql = "SELECT coalesce(sum(calls), 0)::float8 FROM pg_stat_statements
+                   WHERE dbid = (SELECT oid FROM pg_database WHERE datname = $1)";
+        Ok(self.server.admin.query_one(sql, &[&self.name]).await?.try_get(0)?)
     }
 
     async fn wait_for_sessions_to_end(&self) -> Result<()> {

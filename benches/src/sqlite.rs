@@ -20,7 +20,7 @@ use tempfile::TempDir;
 pub(crate) use drain::drain;
 pub(crate) use enqueue::enqueue;
 pub(crate) use flat::flat;
-pub(crate) use run_loop::run_loop;
+pub(crate) use run_loop::{processes, run_loop};
 pub(crate) use steady::steady;
 pub(crate) use wake::{offer_bare, wake};
 pub(crate) use watcher::watcher;

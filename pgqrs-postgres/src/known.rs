@@ -28,7 +28,7 @@ const RATION: u32 = 100;
 const DUE_SLACK: TimeDelta = TimeDelta::seconds(5);
 
 /// As many as there are priorities; the highest has rank 0.
-const RANKS: usize = 10;
+pub(crate) const RANKS: usize = 10;
 
 /// Where a claim begins, and from when on it looks at what is due.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -17,6 +17,9 @@
 //! [`Transaction`]. With the feature `sqlx-0_8` or `sqlx-0_9` it may be one of sqlx; the latter
 //! needs Rust 1.94, all else 1.89.
 
+#[cfg(feature = "bare")]
+#[doc(hidden)]
+pub mod bare;
 mod catalogue;
 mod claim;
 mod connection;

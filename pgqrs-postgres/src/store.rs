@@ -104,6 +104,13 @@ impl PostgresStore {
     }
 }
 
+#[cfg(feature = "bare")]
+impl PostgresStore {
+    pub(crate) fn statements(&self) -> &Statements {
+        &self.inner.sql
+    }
+}
+
 impl Inner {
     pub(crate) fn schema_missing(&self) -> Error {
         Error::SchemaMissing { schema: self.schema.clone() }

@@ -70,6 +70,13 @@ impl Leased {
     }
 }
 
+#[cfg(feature = "bare")]
+impl Leased {
+    pub(crate) fn receipts(&self) -> Vec<Receipt> {
+        self.messages.iter().map(|unparsed| unparsed.message.receipt).collect()
+    }
+}
+
 fn check_worker(tx: &Tx<'_>, id: WorkerId, queue: i64) -> Outcome<()> {
     match tx.first(sql::IS_READY, (id.0, queue), |row| row.get(0))? {
         Some(true) => Ok(()),

@@ -18,6 +18,9 @@
 //! share one `fsync`, and no caller waits for another's handler. Reads run on connections of their
 //! own.
 
+#[cfg(feature = "bare")]
+#[doc(hidden)]
+pub mod bare;
 mod caller;
 mod checkpoint;
 mod claim;

@@ -1,29 +1,38 @@
-//! The run loop, and the latency of its wake-ups.
+//! The run loop: throughput, in several processes as well, wake-ups, and what it costs when idle.
 
-use std::{cell::Cell, time::Duration};
+use std::{
+    cell::Cell,
+    sync::{Arc, atomic::AtomicUsize},
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc;
+use pgqrs_postgres::bare::Bare;
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Postgres,
+    Database, Postgres,
     floor::{Floor, IN_PLACE, RELAY},
 };
 use crate::{
     Options, Result,
     contest::{Contest, Sample},
+    cost::processor_time,
+    crew::Crew,
+    join,
     latency::{
         Kind, Producer, WARM_UP, after_warm_up, age, ended, offer_from_child, paced, pick_up,
         stamped,
     },
-    ours,
+    ours::{self, QUEUE, put_back, take},
     report::Report,
 };
 
 const SCENARIO: &str = "postgres-loop";
 const CONCURRENCY: usize = 64;
-/// The loop has one claim and one settle on their way at once.
-const CONNECTIONS: usize = 2;
+/// The loop has two claims and one settle on their way at once.
+const CONNECTIONS: usize = 3;
 
 pub(crate) async fn run_loop(
     server: &Postgres,
@@ -31,15 +40,20 @@ pub(crate) async fn run_loop(
     report: &mut Report,
 ) -> Result<()> {
     let (messages, batch) = (options.scaled(100_000), Cell::new(CONCURRENCY));
-    let case =
-        format!("{CONCURRENCY} handlers; bare: batches as the loop's, {CONNECTIONS} connections");
-    Contest::new(SCENARIO, case)
-        .contender("ours", || ours(server, messages, &batch))
-        .contender("bare, in place", || bare(server, IN_PLACE, messages, &batch))
-        .contender("bare relay, no archive", || bare(server, RELAY, messages, &batch))
-        .run(options.rounds, report)
-        .await?;
-    report.note(&format!("the loop's batches had {} messages on average", batch.get()));
+    for prefetch in [None, Some(500)] {
+        let ahead = prefetch.map_or("default prefetch".to_owned(), |n| format!("prefetch {n}"));
+        let case = format!(
+            "{CONCURRENCY} handlers, {ahead}; bare: batches as the loop's, {CONNECTIONS} connections"
+        );
+        Contest::new(SCENARIO, case)
+            .contender("ours", || ours(server, messages, prefetch, &batch))
+            .contender("bare, our statements", || same(server, messages, &batch))
+            .contender("bare, in place", || bare(server, IN_PLACE, messages, &batch))
+            .contender("bare relay, no archive", || bare(server, RELAY, messages, &batch))
+            .run(options.rounds, report)
+            .await?;
+        report.note(&format!("the loop's batches had {} messages on average", batch.get()));
+    }
     let messages = WARM_UP + options.scaled(200);
     Contest::new(SCENARIO, "enqueue to handler, idle, another process")
         .contender("ours", || latency(server, messages))
@@ -48,7 +62,12 @@ pub(crate) async fn run_loop(
         .await
 }
 
-async fn ours(server: &Postgres, messages: usize, batch: &Cell<usize>) -> Result<Sample> {
+async fn ours(
+    server: &Postgres,
+    messages: usize,
+    prefetch: Option<usize>,
+    batch: &Cell<usize>,
+) -> Result<Sample> {
     server
         .on_fresh_database(async |database| {
             let store = database.store().await?;
@@ -56,7 +75,8 @@ async fn ours(server: &Postgres, messages: usize, batch: &Cell<usize>) -> Result
             drop(store);
             let work = async || {
                 let store = database.warm_store().await?;
-                Ok(Sample::rate(messages, ours::run_loop(&store, messages, CONCURRENCY).await?))
+                let took = ours::run_loop(&store, messages, CONCURRENCY, prefetch).await?;
+                Ok(Sample::rate(messages, took))
             };
             let sample = database.measured(messages, work).await?;
             if let Some(statements) = sample.cost.statements {
@@ -66,6 +86,50 @@ async fn ours(server: &Postgres, messages: usize, batch: &Cell<usize>) -> Result
             Ok(sample)
         })
         .await
+}
+
+/// The store's own statements, in a plain loop on each connection.
+async fn same(server: &Postgres, messages: usize, batch: &Cell<usize>) -> Result<Sample> {
+    server
+        .on_fresh_database(async |database| {
+            let store = database.store().await?;
+            ours::fill(&store, messages).await?;
+            drop(store);
+            let work = async || {
+                let sessions = sessions(database).await?;
+                let left = Arc::new(AtomicUsize::new(messages));
+                let started = Instant::now();
+                let mut running = JoinSet::new();
+                for session in sessions {
+                    running.spawn(relay(session, left.clone(), batch.get()));
+                }
+                join(running).await?;
+                Ok(Sample::rate(messages, started.elapsed()))
+            };
+            database.measured(messages, work).await
+        })
+        .await
+}
+
+async fn sessions(database: &Database<'_>) -> Result<Vec<Bare>> {
+    let store = database.warm_store().await?;
+    let consumer = pgqrs::consumer("bare", 0, QUEUE).create(&store).await?;
+    let mut sessions = Vec::with_capacity(CONNECTIONS);
+    for client in database.clients(CONNECTIONS).await? {
+        sessions.push(Bare::new(&store, client, consumer.queue().clone(), consumer.id()).await?);
+    }
+    Ok(sessions)
+}
+
+async fn relay(session: Bare, left: Arc<AtomicUsize>, batch: usize) -> Result<()> {
+    while let Some(size) = take(&left, batch) {
+        let receipts = session.claim(size).await?;
+        put_back(&left, size - receipts.len());
+        if session.archive(&receipts).await? != receipts.len() {
+            return Err("a lease was lost".into());
+        }
+    }
+    Ok(())
 }
 
 async fn bare(
@@ -85,6 +149,74 @@ async fn bare(
                 Ok(Sample::rate(messages, floor.drain(clients, messages, batch.get()).await?))
             };
             database.measured(messages, work).await
+        })
+        .await
+}
+
+/// With 64 handlers in each of several processes.
+pub(crate) async fn processes(
+    server: &Postgres,
+    options: &Options,
+    report: &mut Report,
+) -> Result<()> {
+    let messages = options.scaled(100_000);
+    Contest::new("postgres-processes", format!("{CONCURRENCY} handlers in each process"))
+        .contender("1 process", || crew(server, messages, 1))
+        .contender("2 processes", || crew(server, messages, 2))
+        .contender("4 processes", || crew(server, messages, 4))
+        .contender("8 processes", || crew(server, messages, 8))
+        .run(options.rounds, report)
+        .await
+}
+
+async fn crew(server: &Postgres, messages: usize, size: usize) -> Result<Sample> {
+    server
+        .on_fresh_database(async |database| {
+            let store = database.store().await?;
+            ours::fill(&store, messages).await?;
+            drop(store);
+            let work = async || {
+                let crew = Crew::start(&database.url, size, CONCURRENCY).await?;
+                Ok(Sample::rate(messages, crew.drain(messages).await?))
+            };
+            database.measured(messages, work).await
+        })
+        .await
+}
+
+/// Of a loop in an empty queue, heartbeats and sweeps included.
+pub(crate) async fn idle(server: &Postgres, options: &Options, report: &mut Report) -> Result<()> {
+    let time = Duration::from_secs(options.seconds);
+    Contest::new("postgres-idle", format!("a run loop in an empty queue, {time:?}"))
+        .contender("ours", || idle_cost(server, time))
+        .run(1, report)
+        .await
+}
+
+async fn idle_cost(server: &Postgres, time: Duration) -> Result<Sample> {
+    server
+        .on_fresh_database(async |database| {
+            let store = database.store().await?;
+            let stop = CancellationToken::new();
+            let handle = pgqrs::dequeue().from(QUEUE).handle(|_| async { Ok(()) });
+            let polling = handle.concurrency(CONCURRENCY).until(stop.clone()).poll(&store);
+            let counting = async {
+                // By then it is connected, registered, and listens.
+                sleep(Duration::from_secs(5)).await;
+                let before = database.statements().await?;
+                let processor = processor_time("self");
+                sleep(time).await;
+                let (after, used) = (database.statements().await?, processor_time("self"));
+                stop.cancel();
+                let used =
+                    used.zip(processor).map_or(f64::NAN, |(after, before)| after.0 - before.0);
+                let per_second = |figure: f64| figure / time.as_secs_f64();
+                let statements = ("statements/s", per_second(after - before));
+                let figures = vec![statements, ("us/s of CPU", per_second(used))];
+                Ok(Sample { figures, ..Sample::default() })
+            };
+            let polling = async { polling.await.map_err(Into::into) };
+            futures::try_join!(counting, polling).map(|(sample, _)| sample)
         })
         .await
 }

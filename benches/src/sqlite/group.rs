@@ -23,8 +23,6 @@ enum Request {
     Enqueue(String),
     Claim,
     Archive(i64),
-    /// Archives one and claims the next.
-    ArchiveAndClaim(i64),
 }
 
 /// The id of the message in question, if there is one.
@@ -105,30 +103,6 @@ impl Group {
         Ok(started.elapsed())
     }
 
-    /// Claims and archives message by message; one request archives one and claims the next.
-    pub(super) async fn relay_singly(&self, messages: usize, tasks: usize) -> Result<Duration> {
-        let left = Arc::new(AtomicUsize::new(messages));
-        let started = Instant::now();
-        let mut running = JoinSet::new();
-        for _ in 0..tasks {
-            let (group, left) = (self.clone(), left.clone());
-            running.spawn(async move {
-                let mut held = None;
-                loop {
-                    let more = take(&left, 1).is_some();
-                    held = match (held, more) {
-                        (None, false) => return Ok(()),
-                        (None, true) => group.ask(Request::Claim).await?,
-                        (Some(id), true) => group.ask(Request::ArchiveAndClaim(id)).await?,
-                        (Some(id), false) => group.ask(Request::Archive(id)).await?.and(None),
-                    };
-                }
-            });
-        }
-        join(running).await?;
-        Ok(started.elapsed())
-    }
-
     async fn ask(&self, request: Request) -> Result<Option<i64>> {
         let (answer, answered) = oneshot::channel();
         self.requests.send((request, answer)).await.map_err(|_| "the writer has ended")?;
@@ -141,9 +115,5 @@ fn perform(floor: &mut Floor, request: Request) -> Result<Option<i64>> {
         Request::Enqueue(payload) => floor.enqueue(&payload).map(Some),
         Request::Claim => Ok(floor.claim(1)?.pop().map(|(id, _)| id)),
         Request::Archive(id) => floor.archive(id).map(|()| Some(id)),
-        Request::ArchiveAndClaim(id) => {
-            floor.archive(id)?;
-            Ok(floor.claim(1)?.pop().map(|(id, _)| id))
-        }
     }
 }
