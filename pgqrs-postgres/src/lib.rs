@@ -36,6 +36,7 @@ mod pool;
 mod pooler;
 mod queues;
 mod reads;
+mod remote;
 mod session;
 mod settle;
 mod sql;
@@ -56,5 +57,6 @@ mod workers;
 struct Page;
 
 pub use options::{Notifications, Options, StatementMode};
+pub use remote::{Remote, RemoteAnswer, RemoteStatement, RemoteValue};
 pub use store::{Postgres, PostgresStore, connect};
 pub use transaction::Transaction;

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use pgqrs::{
     ArchiveFilter, ArchivedMessage, Backoff, Configure, CreateQueue, DeadLetters, DeleteQueue,
-    LiveMessage, LiveMessages, MessageFilter, MessageState, MetricsFilter, Outcome, Page, Purge,
-    PurgeScope, Queue, QueueChanges, QueueFilter, QueueMetrics, QueueName, QueueSettings,
-    QueueState, Redrive, Retention, Store, Sweep, UpdateQueue, WorkerFilter, WorkerState,
+    Finding, Health, LiveMessage, LiveMessages, MessageFilter, MessageState, MetricsFilter,
+    Outcome, Page, Purge, PurgeScope, Queue, QueueChanges, QueueFilter, QueueMetrics, QueueName,
+    QueueSettings, QueueState, Redrive, Retention, Store, Sweep, UpdateQueue, WorkerFilter,
+    WorkerState,
 };
 use pyo3::{IntoPyObjectExt, exceptions::PyValueError, prelude::*, types::PyDict};
 
@@ -42,6 +43,13 @@ impl Admin {
     fn verify(&self, bridge: &Bridge, call: u64) -> PyResult<()> {
         let store = self.store()?;
         bridge.answer(call, async move { store.verify().await }, |py, ()| Ok(py.None()))
+    }
+
+    fn doctor(&self, bridge: &Bridge, call: u64) -> PyResult<()> {
+        let store = self.store()?;
+        bridge.answer(call, async move { store.doctor().await }, |py, findings| {
+            rows(py, findings, finding_row)
+        })
     }
 
     fn payload_limit(&self, bridge: &Bridge, call: u64, limit: Option<usize>) -> PyResult<()> {
@@ -346,6 +354,20 @@ fn queue_row(py: Python<'_>, queue: Queue) -> PyResult<Py<PyAny>> {
     row.set_item("retry", retry)?;
     row.set_item("retention", retention.map(chrono::TimeDelta::microseconds))?;
     row.set_item("created_at", created_at)?;
+    row.into_py_any(py)
+}
+
+fn finding_row(py: Python<'_>, finding: Finding) -> PyResult<Py<PyAny>> {
+    let row = PyDict::new(py);
+    row.set_item("check", finding.check)?;
+    row.set_item("detail", finding.detail)?;
+    let (health, advice) = match finding.health {
+        Health::Well => ("well", None),
+        Health::Ailing { remedy } => ("ailing", Some(remedy)),
+        Health::Unknown { reason } => ("unknown", Some(reason)),
+    };
+    row.set_item("health", health)?;
+    row.set_item("advice", advice)?;
     row.into_py_any(py)
 }
 

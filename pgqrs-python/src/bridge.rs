@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use pyo3::{prelude::*, types::PyDict};
+use pyo3::{intern, prelude::*, types::PyDict};
 
 use crate::{error, runtime};
 
@@ -76,12 +76,14 @@ impl Bridge {
         for (number, answer) in self.answers.take() {
             let Some(future) = pending.get_item(number)? else { continue };
             pending.del_item(number)?;
-            if future.call_method0("done")?.is_truthy()? {
+            if future.call_method0(intern!(py, "done"))?.is_truthy()? {
                 continue;
             }
             match answer(py) {
-                Ok(value) => future.call_method1("set_result", (value,))?,
-                Err(error) => future.call_method1("set_exception", (error.into_value(py),))?,
+                Ok(value) => future.call_method1(intern!(py, "set_result"), (value,))?,
+                Err(error) => {
+                    future.call_method1(intern!(py, "set_exception"), (error.into_value(py),))?
+                }
             };
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Errors of the core as the exceptions of `pgqrs._errors`, with their attributes.
 
-use std::error::Error as _;
+use std::{error::Error as _, time::Duration};
 
 use pgqrs::Error;
 use pyo3::{IntoPyObjectExt, exceptions::PyRuntimeError, prelude::*, types::PyDict};
@@ -25,6 +25,31 @@ pub(crate) fn forked(process: u32) -> PyErr {
     );
     Python::attach(|py| {
         new(py, "ForkedError", &why, PyDict::new(py)).unwrap_or_else(|failure| failure)
+    })
+}
+
+/// `TransactionExpiredError`: it was open for longer than `timeout`.
+pub(crate) fn expired(timeout: Duration) -> PyErr {
+    let why = format!(
+        "the transaction was open for longer than {timeout:?} and was rolled back, for it keeps all \
+         other writers waiting; do slow work before it, or give store.transaction a timeout"
+    );
+    Python::attach(|py| {
+        let attributes = PyDict::new(py);
+        let made = attributes.set_item("timeout", timeout.as_secs_f64());
+        made.and_then(|()| new(py, "TransactionExpiredError", &why, attributes))
+            .unwrap_or_else(|failure| failure)
+    })
+}
+
+/// `StatementError`: SQLite refuses a statement of the caller's.
+pub(crate) fn sql_failed(error: &rusqlite::Error) -> PyErr {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    Python::attach(|py| {
+        let attributes = PyDict::new(py);
+        let made = attributes.set_item("code", code);
+        made.and_then(|()| new(py, "StatementError", &error.to_string(), attributes))
+            .unwrap_or_else(|failure| failure)
     })
 }
 

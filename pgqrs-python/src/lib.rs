@@ -4,13 +4,17 @@
 
 mod admin;
 mod bridge;
+mod caller;
 mod error;
 mod json;
 mod leases;
 mod message;
+mod producer;
 mod run;
 mod runtime;
 mod store;
+mod transaction;
+mod values;
 mod wakeups;
 mod worker;
 
@@ -22,11 +26,14 @@ mod _native {
     use super::{
         admin::Admin,
         bridge::Bridge,
+        caller::{CallerCall, schema_missing},
         leases::Leases,
         message::{PyAction, PyMessage},
+        producer::PyProducer,
         run::RunLoop,
         store::{PyStore, connect},
+        transaction::Transaction,
         wakeups::Wakeups,
-        worker::{PyConsumer, PyProducer, PyWorker},
+        worker::{PyConsumer, PyWorker},
     };
 }

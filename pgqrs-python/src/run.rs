@@ -146,15 +146,21 @@ impl RunLoop {
         })
     }
 
-    /// Takes verdicts: `(number, kind, error, delay)`; see [`verdict`].
+    /// Takes verdicts: the numbers of messages to archive, and others as `(number, kind, error,
+    /// delay)`; see [`verdict`].
     fn settle(
         &self,
-        verdicts: Vec<(u64, PyBackedStr, Option<String>, Option<i64>)>,
+        archived: Vec<u64>,
+        others: Vec<(u64, PyBackedStr, Option<String>, Option<i64>)>,
     ) -> PyResult<()> {
-        let crossing = self.crossing.here()?;
-        for (number, kind, error, delay) in verdicts {
-            let verdict = verdict(&kind, error, delay)?;
-            if let Some(handling) = lock(&crossing.in_work).remove(&number) {
+        let archived = archived.into_iter().map(|number| Ok((number, Verdict::Archive)));
+        let others = others
+            .into_iter()
+            .map(|(number, kind, error, delay)| Ok((number, verdict(&kind, error, delay)?)));
+        let verdicts = archived.chain(others).collect::<PyResult<Vec<_>>>()?;
+        let mut in_work = lock(&self.crossing.here()?.in_work);
+        for (number, verdict) in verdicts {
+            if let Some(handling) = in_work.remove(&number) {
                 // A handler that was cancelled meanwhile does not listen any more.
                 let _ = handling.send(verdict);
             }
@@ -296,7 +302,6 @@ async fn run(crossing: &Arc<Crossing>, options: Options) -> pgqrs::Result<Report
 fn verdict(kind: &str, error: Option<String>, delay: Option<i64>) -> PyResult<Verdict> {
     let error = error.unwrap_or_default();
     match kind {
-        "archive" => Ok(Verdict::Archive),
         "give back" => Ok(Verdict::GiveBack),
         "release" => Ok(Verdict::Release),
         "fail" => Ok(Verdict::Fail(error, delay.map(self::delay).transpose()?)),

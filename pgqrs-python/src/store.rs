@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use pgqrs::{
-    Backends, BatchSize, Claim, Enqueue, Error, Json, NewMessage, Priority, QueueFilter, QueueName,
+    Backend, BatchSize, Claim, Enqueue, Error, Json, NewMessage, Priority, QueueFilter, QueueName,
     Settle, Settled, Settlement, Store,
 };
+use pgqrs_postgres::{Postgres, PostgresStore};
+use pgqrs_sqlite::{Sqlite, SqliteStore};
 use pyo3::{IntoPyObjectExt, prelude::*, types::PyList};
 
 use crate::{
@@ -22,18 +24,64 @@ use crate::{
 /// Opens the store that `url` names.
 #[pyfunction]
 pub(crate) fn connect(bridge: &Bridge, call: u64, url: String) -> PyResult<()> {
-    let open = async move {
-        Backends::new(&[&pgqrs_postgres::Postgres, &pgqrs_sqlite::Sqlite]).connect(&url).await
-    };
-    bridge.answer(call, open, |py, store| PyStore(OfProcess::new(store)).into_py_any(py))
+    bridge
+        .answer(call, Opened::open(url), |py, store| PyStore(OfProcess::new(store)).into_py_any(py))
 }
 
 #[pyclass(frozen, module = "pgqrs._native", name = "Store")]
-pub(crate) struct PyStore(OfProcess<Arc<dyn Store>>);
+pub(crate) struct PyStore(OfProcess<Opened>);
+
+/// The backends: each can do what the others cannot.
+#[derive(Debug)]
+enum Opened {
+    Postgres(Arc<PostgresStore>),
+    Sqlite(Arc<SqliteStore>),
+}
+
+impl Opened {
+    async fn open(url: String) -> pgqrs::Result<Self> {
+        let scheme = url.split_once(':').map_or(&*url, |(scheme, _)| scheme);
+        let serves = |backend: &dyn Backend| {
+            backend.schemes().iter().any(|known| known.eq_ignore_ascii_case(scheme))
+        };
+        if serves(&Postgres) {
+            return Ok(Self::Postgres(Arc::new(pgqrs_postgres::connect(&url).await?)));
+        }
+        if serves(&Sqlite) {
+            return Ok(Self::Sqlite(Arc::new(pgqrs_sqlite::connect(&url).await?)));
+        }
+        let known = [Postgres.schemes(), Sqlite.schemes()].concat();
+        Err(Error::UnknownScheme { scheme: scheme.chars().take(32).collect(), known })
+    }
+}
 
 impl PyStore {
     pub(crate) fn store(&self) -> PyResult<Arc<dyn Store>> {
-        self.0.here().cloned()
+        Ok(match self.0.here()? {
+            Opened::Postgres(store) => store.clone(),
+            Opened::Sqlite(store) => store.clone(),
+        })
+    }
+
+    /// For what only Postgres offers.
+    pub(crate) fn postgres(&self) -> PyResult<&PostgresStore> {
+        match self.0.here()? {
+            Opened::Postgres(store) => Ok(store),
+            Opened::Sqlite(_) => Err(raised(Error::Unsupported {
+                what: "transactions on a connection of yours: SQLite's are store.transaction()",
+            })),
+        }
+    }
+
+    /// For what only SQLite offers.
+    pub(crate) fn sqlite(&self) -> PyResult<&Arc<SqliteStore>> {
+        match self.0.here()? {
+            Opened::Sqlite(store) => Ok(store),
+            Opened::Postgres(_) => Err(raised(Error::Unsupported {
+                what: "store.transaction(): on Postgres give the connection that your transaction \
+                       is on to store.enqueue_in and store.archive_in",
+            })),
+        }
     }
 }
 
@@ -123,6 +171,22 @@ impl PyStore {
             Ok(retry.delay(attempts).micros())
         };
         bridge.answer(call, work, |py, delay| delay.into_py_any(py))
+    }
+
+    /// SQLite tells of every commit by itself.
+    fn notify(&self, bridge: &Bridge, call: u64, queue: String) -> PyResult<()> {
+        let queue = name(queue)?;
+        let postgres = match self.0.here()? {
+            Opened::Postgres(store) => Some(store.clone()),
+            Opened::Sqlite(_) => None,
+        };
+        let work = async move {
+            match postgres {
+                Some(store) => store.notify(&queue).await,
+                None => Ok(()),
+            }
+        };
+        bridge.answer(call, work, |py, ()| Ok(py.None()))
     }
 
     fn leases(&self) -> PyResult<Leases> {

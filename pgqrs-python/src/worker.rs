@@ -1,37 +1,27 @@
-//! Registered workers: consumers and producers.
+//! Registered workers, and consumers.
 
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use pgqrs::{
-    Claim, Consumer, MessageId, Producer, Settlement, Transition, Worker, WorkerChange,
-    WorkerRecord,
+    Claim, Consumer, MessageId, Settlement, Transition, Worker, WorkerChange, WorkerRecord,
 };
-use pyo3::{
-    IntoPyObjectExt,
-    exceptions::PyValueError,
-    prelude::*,
-    types::{PyDict, PyList},
-};
+use pyo3::{IntoPyObjectExt, exceptions::PyValueError, prelude::*, types::PyDict};
 
 use crate::{
     bridge::Bridge,
     message::{Leased, PyAction, duration, receipt, timeout},
     runtime::OfProcess,
-    store::{PyStore, batch, name, new_messages, outcomes},
+    store::{PyStore, batch, name, outcomes},
 };
 
 /// A consumer, with the receipts of what it holds.
 #[pyclass(frozen, module = "pgqrs._native", name = "Consumer")]
 pub(crate) struct PyConsumer(OfProcess<Arc<dyn Consumer>>);
 
-/// What consumers and producers share.
+/// What consumers and producers have in common.
 #[pyclass(frozen, module = "pgqrs._native", name = "Registration")]
-pub(crate) struct PyWorker(OfProcess<Arc<dyn Worker>>);
-
-/// A producer.
-#[pyclass(frozen, module = "pgqrs._native", name = "Producer")]
-pub(crate) struct PyProducer(OfProcess<Arc<dyn Producer>>);
+pub(crate) struct PyWorker(pub(crate) OfProcess<Arc<dyn Worker>>);
 
 #[pymethods]
 impl PyConsumer {
@@ -116,58 +106,6 @@ impl PyConsumer {
 }
 
 #[pymethods]
-impl PyProducer {
-    #[staticmethod]
-    #[allow(clippy::too_many_arguments, reason = "the friendly layer names them")]
-    fn register(
-        bridge: &Bridge,
-        call: u64,
-        store: &PyStore,
-        queue: String,
-        host: String,
-        port: u16,
-        heartbeat_timeout: Option<i64>,
-        at: Option<DateTime<Utc>>,
-    ) -> PyResult<()> {
-        let (store, queue) = (store.store()?, name(queue)?);
-        let mut builder = pgqrs::producer(host, port, queue);
-        if let Some(timeout) = heartbeat(heartbeat_timeout)? {
-            builder = builder.heartbeat_timeout(timeout);
-        }
-        if let Some(now) = at {
-            builder = builder.at(now);
-        }
-        bridge.answer(call, async move { builder.create(&store).await }, |py, producer| {
-            PyProducer(OfProcess::new(producer)).into_py_any(py)
-        })
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "the friendly layer names them")]
-    fn enqueue(
-        &self,
-        bridge: &Bridge,
-        call: u64,
-        payloads: &Bound<'_, PyList>,
-        headers: Option<&Bound<'_, PyAny>>,
-        priority: i64,
-        delay: i64,
-        max_attempts: Option<i64>,
-    ) -> PyResult<()> {
-        let producer = self.0.here()?.clone();
-        let messages = new_messages(payloads, headers, priority, delay, max_attempts)?;
-        bridge.answer(call, async move { producer.enqueue(messages).await }, |py, ids| {
-            let ids: Vec<i64> = ids.into_iter().map(|id| id.0).collect();
-            ids.into_py_any(py)
-        })
-    }
-
-    fn worker(&self) -> PyResult<PyWorker> {
-        let worker: Arc<dyn Worker> = self.0.here()?.clone();
-        Ok(PyWorker(OfProcess::new(worker)))
-    }
-}
-
-#[pymethods]
 impl PyWorker {
     fn status(&self, bridge: &Bridge, call: u64) -> PyResult<()> {
         let worker = self.0.here()?.clone();
@@ -222,6 +160,7 @@ async fn transition<W: Worker + ?Sized>(
     worker.store().transition(Transition { worker: id, queue, change, now: None }).await
 }
 
-fn heartbeat(timeout: Option<i64>) -> PyResult<Option<Duration>> {
+/// A heartbeat timeout of so many microseconds.
+pub(crate) fn heartbeat(timeout: Option<i64>) -> PyResult<Option<Duration>> {
     timeout.map(|micros| duration("heartbeat timeout", micros, "100 ms to 24 h")).transpose()
 }

@@ -74,6 +74,13 @@ async def test_metrics_and_workers(store: pgqrs.Store, queue: str) -> None:
     assert (await admin.sweep()).workers_stopped >= 0
 
 
+async def test_the_doctor_says_what_it_found(store: pgqrs.Store) -> None:
+    for finding in await pgqrs.admin(store).doctor():
+        assert finding.health in ("well", "ailing", "unknown")
+        assert finding.check in str(finding) and finding.detail in str(finding)
+        assert (finding.advice is None) == (finding.health == "well")
+
+
 async def test_unknown_words_are_refused(store: pgqrs.Store, queue: str) -> None:
     admin = pgqrs.admin(store)
     for call in (

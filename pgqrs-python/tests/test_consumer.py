@@ -141,6 +141,21 @@ async def test_producers(store: pgqrs.Store, queue: str) -> None:
         await producer.enqueue("d")
 
 
+async def test_calls_at_once_of_a_suspended_producer_all_enqueue_nothing(
+    store: pgqrs.Store, queue: str
+) -> None:
+    producer = await store.producer(queue)
+    await producer.enqueue("before")
+    await producer.suspend()
+    calls = (producer.enqueue(n) for n in range(50))
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {pgqrs.WorkerNotReadyError}
+    await producer.resume()
+    assert len(await asyncio.gather(*(producer.enqueue(n) for n in range(50)))) == 50
+    [metrics] = await pgqrs.admin(store).metrics(queue)
+    assert metrics.ready == 51
+
+
 async def test_a_hundred_tasks_enqueue_at_once(store: pgqrs.Store, queue: str) -> None:
     ids = await asyncio.gather(*(store.enqueue(queue, n) for n in range(100)))
     assert len(set(ids)) == 100

@@ -11,7 +11,7 @@ import pgqrs
 
 def test_all_are_pgqrs_errors() -> None:
     errors = [e for n, e in vars(pgqrs).items() if n.endswith("Error") and inspect.isclass(e)]
-    assert len(errors) == 23
+    assert len(errors) == 25
     assert all(issubclass(error, pgqrs.PgqrsError) for error in errors)
 
 

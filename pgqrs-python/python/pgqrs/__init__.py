@@ -37,6 +37,8 @@ from ._errors import (
     SchemaError,
     SchemaMissingError,
     SchemaTooNewError,
+    StatementError,
+    TransactionExpiredError,
     UnavailableError,
     UnknownSchemeError,
     UnsupportedError,
@@ -44,13 +46,23 @@ from ._errors import (
     WorkerNotReadyError,
     WrongQueueError,
 )
-from ._functions import archive, delete, dequeue, extend_vt, fail, release
+from ._functions import (
+    archive,
+    archive_in,
+    delete,
+    dequeue,
+    enqueue_in,
+    extend_vt,
+    fail,
+    release,
+)
 from ._handler import Handler, Retry
 from ._iterator import MessageIterator
 from ._native import Message
 from ._records import (
     ArchivedMessage,
     Backoff,
+    Finding,
     LiveMessage,
     Queue,
     QueueMetrics,
@@ -59,6 +71,7 @@ from ._records import (
     WorkerRecord,
 )
 from ._store import Store, connect
+from ._transaction import Transaction
 from ._units import Duration
 from ._worker import Worker
 
@@ -71,6 +84,7 @@ __all__ = [
     "Consumer",
     "DataclassCodec",
     "Duration",
+    "Finding",
     "ForkedError",
     "Handler",
     "IllegalTransitionError",
@@ -97,8 +111,11 @@ __all__ = [
     "SchemaError",
     "SchemaMissingError",
     "SchemaTooNewError",
+    "StatementError",
     "Store",
     "Swept",
+    "Transaction",
+    "TransactionExpiredError",
     "UnavailableError",
     "UnknownSchemeError",
     "UnsupportedError",
@@ -109,10 +126,12 @@ __all__ = [
     "WrongQueueError",
     "admin",
     "archive",
+    "archive_in",
     "connect",
     "consume",
     "delete",
     "dequeue",
+    "enqueue_in",
     "extend_vt",
     "fail",
     "release",

@@ -10,6 +10,7 @@ from ._bridge import call
 from ._records import (
     ArchivedMessage,
     Backoff,
+    Finding,
     LiveMessage,
     Queue,
     QueueMetrics,
@@ -52,6 +53,10 @@ class Admin:
     async def verify(self) -> None:
         """Checks that the schema is as installed, else raises a ``SchemaError``."""
         await call(self._native.verify)
+
+    async def doctor(self) -> list[Finding]:
+        """What hurts the queues, and what to do about it: long transactions, vacuum, log size, …"""
+        return [Finding(**row) for row in await call(self._native.doctor)]
 
     async def payload_limit(self, limit: Optional[int] = None) -> int:
         """The largest payload in bytes, after setting it to ``limit`` (1 KiB to 256 MiB) if given."""

@@ -142,5 +142,19 @@ class BackendError(PgqrsError):
     """The database failed in a way that repeating does not mend."""
 
 
+class StatementError(PgqrsError):
+    """SQLite refuses a statement of yours in ``store.transaction()``; ``code`` is its extended result
+    code, if it has one. The transaction goes on unless you leave its block."""
+
+    code: int | None
+
+
+class TransactionExpiredError(PgqrsError):
+    """``store.transaction()`` was open for longer than its ``timeout``, in seconds, and was rolled
+    back."""
+
+    timeout: float
+
+
 class ForkedError(PgqrsError, RuntimeError):
     """The store was opened before a fork; the child must connect by itself."""

@@ -1,13 +1,14 @@
-"""The methods of consumers as functions."""
+"""The methods of consumers and stores as functions."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Optional
+from typing import Any, Optional
 
 from ._consumer import Consumer
 from ._native import Message
 from ._settling import MessageOrId, Settling
+from ._store import Store
 from ._units import Duration
 
 
@@ -65,3 +66,17 @@ async def fail(
 ) -> str:
     """Records a failed attempt; see :meth:`Consumer.fail`."""
     return await holder.fail(message, error, retry_after=retry_after)
+
+
+async def enqueue_in(
+    connection: Any, store: Store, queue: str, payload: Any, **options: Any
+) -> int:
+    """Enqueues a message in the transaction that ``connection`` is in; see :meth:`Store.enqueue_in`,
+    also for the options."""
+    return await store.enqueue_in(connection, queue, payload, **options)
+
+
+async def archive_in(connection: Any, store: Store, message: Message) -> None:
+    """Archives a message in the transaction that ``connection`` is in; see
+    :meth:`Store.archive_in`."""
+    await store.archive_in(connection, message)

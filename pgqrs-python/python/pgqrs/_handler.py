@@ -158,8 +158,12 @@ def _is_async(handler: Handler) -> bool:
     )
 
 
+_ARCHIVE = Archive()
+_GIVE_BACK = GiveBack()
+
+
 def _verdict(outcome: Any) -> Verdict:
-    return GiveBack() if outcome is False else Archive()
+    return _GIVE_BACK if outcome is False else _ARCHIVE
 
 
 def _failure(error: BaseException) -> Verdict:

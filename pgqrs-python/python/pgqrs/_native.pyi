@@ -9,6 +9,7 @@ __all__ = [
     "Action",
     "Admin",
     "Bridge",
+    "CallerCall",
     "Consumer",
     "Leases",
     "Message",
@@ -16,8 +17,10 @@ __all__ = [
     "Registration",
     "RunLoop",
     "Store",
+    "Transaction",
     "Wakeups",
     "connect",
+    "schema_missing",
 ]
 
 @final
@@ -122,8 +125,51 @@ class Store:
         at: Optional[datetime],
     ) -> None: ...
     def retry_delay(self, bridge: Bridge, call: int, queue: str, attempts: int) -> None: ...
+    def notify(self, bridge: Bridge, call: int, queue: str) -> None: ...
     def leases(self) -> Leases: ...
     def wakeups(self, queue: str) -> Wakeups: ...
+
+@final
+class CallerCall:
+    @staticmethod
+    def enqueue(
+        store: Store,
+        queue: str,
+        payloads: list[Any],
+        headers: Optional[dict[str, Any]],
+        priority: int,
+        delay: int,
+        max_attempts: Optional[int],
+    ) -> CallerCall: ...
+    @staticmethod
+    def archive(store: Store, id: int, token: int) -> CallerCall: ...
+    def next(
+        self, placeholders: str, answer: Optional[tuple[list[str], list[list[Any]]]]
+    ) -> tuple[Optional[str], list[Any]]: ...
+
+@final
+class Transaction:
+    @staticmethod
+    def begin(bridge: Bridge, call: int, store: Store, timeout: int) -> None: ...
+    def execute(self, bridge: Bridge, call: int, sql: str, values: Any) -> None: ...
+    def fetch(self, bridge: Bridge, call: int, sql: str, values: Any) -> None: ...
+    def enqueue(
+        self,
+        bridge: Bridge,
+        call: int,
+        store: Store,
+        queue: str,
+        payloads: list[Any],
+        headers: Optional[dict[str, Any]],
+        priority: int,
+        delay: int,
+        max_attempts: Optional[int],
+    ) -> None: ...
+    def archive(
+        self, bridge: Bridge, call: int, store: Store, receipts: list[tuple[int, int]]
+    ) -> None: ...
+    def commit(self, bridge: Bridge, call: int) -> None: ...
+    def rollback(self, bridge: Bridge, call: int) -> None: ...
 
 @final
 class Registration:
@@ -194,7 +240,9 @@ class RunLoop:
     def run(self, bridge: Bridge, call: int) -> None: ...
     def events(self, bridge: Bridge, call: int) -> None: ...
     def settle(
-        self, verdicts: list[tuple[int, str, Optional[str], Optional[int]]]
+        self,
+        archived: list[int],
+        others: list[tuple[int, str, Optional[str], Optional[int]]],
     ) -> None: ...
     def stop(self) -> None: ...
     def abandon(self) -> None: ...
@@ -204,6 +252,7 @@ class Admin:
     def __new__(cls, store: Store) -> Admin: ...
     def install(self, bridge: Bridge, call: int) -> None: ...
     def verify(self, bridge: Bridge, call: int) -> None: ...
+    def doctor(self, bridge: Bridge, call: int) -> None: ...
     def payload_limit(self, bridge: Bridge, call: int, limit: Optional[int]) -> None: ...
     def create_queue(
         self,
@@ -269,3 +318,4 @@ class Admin:
     def sweep(self, bridge: Bridge, call: int) -> None: ...
 
 def connect(bridge: Bridge, call: int, url: str) -> None: ...
+def schema_missing(store: Store) -> None: ...

@@ -141,6 +141,24 @@ class Swept:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """One thing that :meth:`Admin.doctor` has looked at; ``health`` is ``well``, ``ailing`` or
+    ``unknown``."""
+
+    #: What was looked at, in a few words.
+    check: str
+    #: What was found, with its figures.
+    detail: str
+    health: str
+    #: What to do about it if it is ailing; why it could not be looked at if it is unknown.
+    advice: Optional[str]
+
+    def __str__(self) -> str:
+        found = f"{self.health}: {self.check}: {self.detail}"
+        return found if self.advice is None else f"{found}; {self.advice}"
+
+
+@dataclass(frozen=True)
 class Report:
     """What a worker did from its start to its stop."""
 

@@ -79,11 +79,15 @@ class Settling(ABC):
     async def _one(self, message: MessageOrId, action: Action) -> Any:
         (outcome,) = await self._settle([(message, action)])
         if outcome is None:
-            id = message if isinstance(message, int) else message.id
-            lost = f"the lease of message {id} is lost: it was claimed again, settled, swept or deleted"
-            raise LeaseLostError(lost, id=id)
+            raise lost(message if isinstance(message, int) else message.id)
         return outcome
 
     async def _many(self, messages: Iterable[MessageOrId], action: Action) -> list[bool]:
         outcomes = await self._settle([(message, action) for message in messages])
         return [outcome is not None for outcome in outcomes]
+
+
+def lost(id: int) -> LeaseLostError:
+    """The error of a message that is no longer held."""
+    why = f"the lease of message {id} is lost: it was claimed again, settled, swept or deleted"
+    return LeaseLostError(why, id=id)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Optional
 
-from . import _native
+from . import _caller, _native
 from ._admin import admin
 from ._bridge import call
 from ._codec import Codec
@@ -16,6 +16,7 @@ from ._iterator import MessageIterator
 from ._native import Action, Message
 from ._records import Backoff, Queue
 from ._settling import MessageOrId, Settling
+from ._transaction import Transaction
 from ._units import Duration, micros, optional_micros, utc
 
 
@@ -172,6 +173,80 @@ class Store(Settling):
         for as long as ``idle``.
         """
         return MessageIterator(self, queue, batch_size, optional_micros(vt), optional_micros(idle))
+
+    async def enqueue_in(
+        self,
+        connection: Any,
+        queue: str,
+        payload: Any,
+        *,
+        headers: Optional[Mapping[str, Any]] = None,
+        priority: int = 4,
+        delay: Duration = 0,
+        max_attempts: Optional[int] = None,
+        codec: Optional[Codec[Any]] = None,
+    ) -> int:
+        """Enqueues one message in the transaction that ``connection`` is in, and returns its id: the
+        message is there when you commit, and gone when you roll back.
+
+        For Postgres; ``connection`` is one of yours to the store's database: of asyncpg, of psycopg 3
+        or of SQLAlchemy (an ``AsyncConnection`` or ``AsyncSession``). ``pgqrs.sync`` has the same for
+        connections whose calls block. Idle workers find it within a second of the commit, or at once
+        after :meth:`notify`. On SQLite see :meth:`transaction`.
+        """
+        (id,) = await self.enqueue_many_in(
+            connection,
+            queue,
+            [payload],
+            headers=headers,
+            priority=priority,
+            delay=delay,
+            max_attempts=max_attempts,
+            codec=codec,
+        )
+        return id
+
+    async def enqueue_many_in(
+        self,
+        connection: Any,
+        queue: str,
+        payloads: Iterable[Any],
+        *,
+        headers: Optional[Mapping[str, Any]] = None,
+        priority: int = 4,
+        delay: Duration = 0,
+        max_attempts: Optional[int] = None,
+        codec: Optional[Codec[Any]] = None,
+    ) -> list[int]:
+        """Enqueues 1 to 10,000 messages in the caller's transaction; see :meth:`enqueue_in`."""
+        values = encoded(payloads, codec)
+        options = (object_of(headers), priority, micros(delay), max_attempts)
+        call = _native.CallerCall.enqueue(self._native, queue, values, *options)
+        return await _caller.run_async(connection, self._native, call)
+
+    async def archive_in(self, connection: Any, message: Message) -> None:
+        """Archives a message in the caller's transaction, see :meth:`enqueue_in`: its effect and its
+        end are committed together. A lost lease raises ``LeaseLostError``: then roll back.
+
+        Make it the last statement before the commit: until then the message's lease is locked, and
+        whoever renews or sweeps leases waits for it.
+        """
+        call = _native.CallerCall.archive(self._native, message.id, message.token)
+        await _caller.run_async(connection, self._native, call)
+
+    async def notify(self, queue: str) -> None:
+        """Wakes idle workers of ``queue`` for what you have enqueued in a transaction of your own:
+        after its commit, if a second is too long for them to find it by themselves."""
+        await call(self._native.notify, queue)
+
+    def transaction(self, *, timeout: Duration = 3) -> Transaction:
+        """A transaction of yours on SQLite, for ``async with``; see :class:`Transaction`.
+
+        It is rolled back when it is open for longer than ``timeout``; other writers wait for it no
+        longer than ``busy_timeout`` of the store's URL (5 s). A database in memory has none. On
+        Postgres see :meth:`enqueue_in`.
+        """
+        return Transaction(self._native, timeout)
 
     async def _claim(
         self, queue: str, limit: int, vt: Optional[int], at: Optional[datetime] = None

@@ -140,7 +140,8 @@ class _Handlers:
         self._attempts = attempts
         self._event_loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._verdicts: list[tuple[int, str, Optional[str], Optional[int]]] = []
+        self._archived: list[int] = []
+        self._others: list[tuple[int, str, Optional[str], Optional[int]]] = []
 
     def start(self, number: int, message: Message) -> None:
         self._tasks[number] = self._event_loop.create_task(self._handle(number, message))
@@ -160,25 +161,29 @@ class _Handlers:
 
     async def _handle(self, number: int, message: Message) -> None:
         try:
-            verdict = _told(await self._attempts(message))
+            verdict: Optional[Verdict] = await self._attempts(message)
         except Interrupted as interrupted:
-            verdict = _told(interrupted.verdict)
+            verdict = interrupted.verdict
         except asyncio.CancelledError:
-            verdict = ("release", None, None)
+            verdict = None
         del self._tasks[number]
-        self._verdicts.append((number, *verdict))
-        if len(self._verdicts) == 1:
+        if not self._archived and not self._others:
             self._event_loop.call_soon(self._flush)
+        if isinstance(verdict, Archive):
+            self._archived.append(number)
+        else:
+            self._others.append((number, *_told(verdict)))
 
     def _flush(self) -> None:
-        verdicts, self._verdicts = self._verdicts, []
-        self._run_loop.settle(verdicts)
+        archived, self._archived = self._archived, []
+        others, self._others = self._others, []
+        self._run_loop.settle(archived, others)
 
 
-def _told(verdict: Verdict) -> tuple[str, Optional[str], Optional[int]]:
-    """The verdict as the run loop takes it."""
-    if isinstance(verdict, Archive):
-        return "archive", None, None
+def _told(verdict: Optional[Verdict]) -> tuple[str, Optional[str], Optional[int]]:
+    """The verdict as the run loop takes it; none is that of a handler that was cancelled."""
+    if verdict is None:
+        return "release", None, None
     if isinstance(verdict, Fail):
         return "fail", verdict.error, verdict.delay
     if isinstance(verdict, Bury):

@@ -26,11 +26,14 @@ from typing import Any, Generic, Optional, TypeVar
 
 import pgqrs
 
+from . import _caller
 from ._codec import Codec
-from ._native import Message
+from ._consumer import encoded, object_of
+from ._native import CallerCall, Message
 from ._records import Backoff, Queue, Report, WorkerRecord
 from ._settling import MessageOrId, Settling
-from ._units import Duration
+from ._transaction import Parameters
+from ._units import Duration, micros
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Settling)
@@ -131,6 +134,20 @@ def fail(
     return holder.fail(message, error, retry_after=retry_after)
 
 
+def enqueue_in(
+    connection: Any, store: Store, queue: str, payload: Any, **options: Any
+) -> int:
+    """Enqueues a message in the transaction that ``connection`` is in; see
+    :meth:`Store.enqueue_in`."""
+    return store.enqueue_in(connection, queue, payload, **options)
+
+
+def archive_in(connection: Any, store: Store, message: Message) -> None:
+    """Archives a message in the transaction that ``connection`` is in; see
+    :meth:`Store.archive_in`."""
+    store.archive_in(connection, message)
+
+
 class Settler(Generic[S]):
     """What stores, consumers and iterators do with messages that they hold."""
 
@@ -227,6 +244,57 @@ class Store(Settler[pgqrs.Store]):
         options: dict[str, Any] = {"headers": headers, "priority": priority, "delay": delay}
         options.update(max_attempts=max_attempts, codec=codec)
         return _run(self._inner.enqueue_many(queue, payloads, **options))
+
+    def enqueue_in(
+        self,
+        connection: Any,
+        queue: str,
+        payload: Any,
+        *,
+        headers: Optional[Mapping[str, Any]] = None,
+        priority: int = 4,
+        delay: Duration = 0,
+        max_attempts: Optional[int] = None,
+        codec: Optional[Codec[Any]] = None,
+    ) -> int:
+        """Enqueues one message in the transaction that ``connection`` is in, and returns its id: one
+        of psycopg 3, of SQLAlchemy (a ``Connection`` or ``Session``) or of Django. See
+        :meth:`pgqrs.Store.enqueue_in`."""
+        options: dict[str, Any] = {"headers": headers, "priority": priority, "delay": delay}
+        options.update(max_attempts=max_attempts, codec=codec)
+        (id,) = self.enqueue_many_in(connection, queue, [payload], **options)
+        return id
+
+    def enqueue_many_in(
+        self,
+        connection: Any,
+        queue: str,
+        payloads: Iterable[Any],
+        *,
+        headers: Optional[Mapping[str, Any]] = None,
+        priority: int = 4,
+        delay: Duration = 0,
+        max_attempts: Optional[int] = None,
+        codec: Optional[Codec[Any]] = None,
+    ) -> list[int]:
+        """Enqueues 1 to 10,000 messages in the caller's transaction; see :meth:`enqueue_in`."""
+        values, store = encoded(payloads, codec), self._inner._native
+        options = (object_of(headers), priority, micros(delay), max_attempts)
+        call = CallerCall.enqueue(store, queue, values, *options)
+        return _caller.run(connection, store, call)
+
+    def archive_in(self, connection: Any, message: Message) -> None:
+        """Archives a message in the caller's transaction; see :meth:`pgqrs.Store.archive_in`."""
+        store = self._inner._native
+        _caller.run(connection, store, CallerCall.archive(store, message.id, message.token))
+
+    def notify(self, queue: str) -> None:
+        """Wakes idle workers of ``queue``; see :meth:`pgqrs.Store.notify`."""
+        _run(self._inner.notify(queue))
+
+    def transaction(self, *, timeout: Duration = 3) -> Transaction:
+        """A transaction of yours on SQLite, for ``with``; see :meth:`pgqrs.Store.transaction`."""
+        return Transaction(self._inner.transaction(timeout=timeout))
 
     def dequeue(
         self, queue: str, *, batch_size: int = 1, vt: Optional[Duration] = None
@@ -370,6 +438,49 @@ class MessageIterator(Settler[pgqrs.MessageIterator]):
             return await self._inner.__anext__()
         except StopAsyncIteration:
             return None
+
+
+class Transaction:
+    """See :class:`pgqrs.Transaction`."""
+
+    def __init__(self, inner: pgqrs.Transaction) -> None:
+        self._inner = inner
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> int:
+        """Runs one statement of yours; returns how many rows it changed."""
+        return _run(self._inner.execute(sql, parameters))
+
+    def fetch(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
+        """Runs one statement of yours, and returns its rows."""
+        return _run(self._inner.fetch(sql, parameters))
+
+    def fetch_one(self, sql: str, parameters: Parameters = ()) -> Optional[tuple[Any, ...]]:
+        """Runs one statement of yours, and returns its first row, if there is one."""
+        return _run(self._inner.fetch_one(sql, parameters))
+
+    def enqueue(self, queue: str, payload: Any, **options: Any) -> int:
+        """Enqueues one message; the options are those of :meth:`pgqrs.Transaction.enqueue`."""
+        return _run(self._inner.enqueue(queue, payload, **options))
+
+    def enqueue_many(self, queue: str, payloads: Iterable[Any], **options: Any) -> list[int]:
+        """Enqueues all or none; the options are those of :meth:`pgqrs.Transaction.enqueue`."""
+        return _run(self._inner.enqueue_many(queue, payloads, **options))
+
+    def archive(self, message: Message) -> None:
+        """Archives a message as done; a lost lease raises ``LeaseLostError``."""
+        _run(self._inner.archive(message))
+
+    def __enter__(self) -> Transaction:
+        _run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        trace: Optional[TracebackType],
+    ) -> None:
+        _run(self._inner.__aexit__(kind, error, trace))
 
 
 class Admin:
