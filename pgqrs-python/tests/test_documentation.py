@@ -18,6 +18,8 @@ import pytest
 import pgqrs
 
 ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+GUIDE = ROOT.parent / "docs" / "python.md"
 MODULES = [f"pgqrs.{module.name}" for module in pkgutil.iter_modules(pgqrs.__path__)]
 
 
@@ -58,15 +60,17 @@ def test_every_public_thing_has_a_docstring() -> None:
     "command",
     [
         ["mypy", "--strict", "-p", "pgqrs"],
-        ["mypy", "--strict", str(ROOT / "examples" / "quickstart.py")],
+        # asyncpg and Django have no types of their own.
+        ["mypy", "--strict", "--ignore-missing-imports", *map(str, EXAMPLES.glob("*.py"))],
         ["mypy.stubtest", "pgqrs._native"],
     ],
 )
-def test_types(command: list[str], tmp_path: Path) -> None:
+def test_types(command: list[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.getbasetemp()
     run = subprocess.run(
         [sys.executable, "-m", *command],
-        cwd=tmp_path,
-        env={**os.environ, "MYPY_CACHE_DIR": str(tmp_path / "cache")},
+        cwd=folder,
+        env={**os.environ, "MYPY_CACHE_DIR": str(folder / "mypy")},
         capture_output=True,
         text=True,
     )
@@ -74,8 +78,98 @@ def test_types(command: list[str], tmp_path: Path) -> None:
 
 
 def test_the_example(url: str) -> None:
-    example = [sys.executable, str(ROOT / "examples" / "quickstart.py"), url]
+    example = [sys.executable, str(EXAMPLES / "quickstart.py"), url]
     run = subprocess.run(example, capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
     assert "handled=100, failed=2, dead=1" in run.stdout
     assert "dead: {'to': 'nobody'} ValueError: no mail address" in run.stdout
+
+
+@pytest.mark.parametrize("name", ["fastapi_app", "fastapi_worker", "django_jobs"])
+def test_the_guide_shows_the_examples(name: str) -> None:
+    code = (EXAMPLES / f"{name}.py").read_text().split('"""\n\n', 1)[1]
+    assert f"```python\n{code}```" in GUIDE.read_text()
+
+
+FASTAPI = """
+import asyncio, asyncpg, os, signal, fastapi_app, fastapi_worker, pgqrs
+
+async def main():
+    connection = await asyncpg.connect(fastapi_app.URL)
+    await connection.execute("create table users (mail text unique, welcomed bool)")
+    store = await pgqrs.connect(fastapi_app.URL)
+    await store.create_queue("mails")
+    async with fastapi_app.lifespan(fastapi_app.app):
+        await fastapi_app.signup("ada")
+        try:
+            await fastapi_app.signup("ada")
+        except asyncpg.UniqueViolationError:
+            pass
+    working = asyncio.ensure_future(fastapi_worker.main())
+    while not (await pgqrs.admin(store).metrics("mails"))[0].archived:
+        await asyncio.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await working
+    assert (await pgqrs.admin(store).metrics("mails"))[0].live == 0
+    print(await connection.fetch("select mail, welcomed from users"))
+    await connection.execute("drop table users")
+    await connection.close()
+    await pgqrs.admin(store).delete_queue("mails")
+
+asyncio.run(main())
+"""
+
+DJANGO = """
+import os, signal, sys, threading, pgqrs, pgqrs.sync
+from urllib.parse import parse_qs, urlsplit
+from django.conf import settings
+
+url = os.environ["DATABASE_URL"]
+at, options = urlsplit(url), parse_qs(urlsplit(url).query)
+database = {
+    "ENGINE": "django.db.backends.postgresql", "NAME": at.path[1:], "USER": at.username,
+    "PASSWORD": at.password or "", "HOST": at.hostname or options.get("host", [""])[0],
+    "PORT": at.port or "",
+}
+settings.configure(DATABASES={"default": database}, PGQRS_URL=url)
+import django_jobs
+from django.db import IntegrityError, connection
+
+with connection.cursor() as cursor:
+    cursor.execute("create table users (mail text unique, welcomed bool)")
+jobs = django_jobs.jobs()
+jobs.create_queue("mails")
+django_jobs.sign_up("ada")
+try:
+    django_jobs.sign_up("ada")
+except IntegrityError:
+    pass
+
+def stop():
+    while not pgqrs.sync.admin(jobs).metrics("mails")[0].archived:
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+threading.Thread(target=stop).start()
+django_jobs.work()
+assert pgqrs.sync.admin(jobs).metrics("mails")[0].live == 0
+with connection.cursor() as cursor:
+    cursor.execute("select mail, welcomed from users")
+    print(cursor.fetchall())
+    cursor.execute("drop table users")
+pgqrs.sync.admin(jobs).delete_queue("mails")
+"""
+
+
+@pytest.mark.parametrize("program", [FASTAPI, DJANGO], ids=["fastapi", "django"])
+def test_the_web_examples(program: str, postgres_url: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "DATABASE_URL": postgres_url},
+        cwd=EXAMPLES,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "handled=1" in run.stdout and "ada" in run.stdout and "True" in run.stdout

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import pytest
 from conftest import eventually
 
@@ -41,6 +44,35 @@ async def test_several_event_loops_share_a_store(store: pgqrs.Store, queue: str)
     await asyncio.to_thread(lambda: [thread.join() for thread in threads])
     messages = await store.dequeue(queue, batch_size=1000)
     assert sorted(message.payload for message in messages) == list(range(100))
+
+
+@asynccontextmanager
+async def writers_wait(store: pgqrs.Store, url: str) -> AsyncIterator[None]:
+    """Nobody can write to the database inside the block."""
+    if url.startswith("sqlite"):
+        async with store.transaction(timeout=60):
+            yield
+        return
+    connection = await asyncpg.connect(url)
+    async with connection.transaction():
+        await connection.execute("lock table pgqrs.messages")
+        yield
+    await connection.close()
+
+
+async def test_python_goes_on_while_a_call_waits_for_the_database(
+    store: pgqrs.Store, queue: str, url: str
+) -> None:
+    done: list[int] = []
+    async with writers_wait(store, url):
+        waiting = asyncio.ensure_future(store.enqueue(queue, "job"))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        thread = threading.Thread(target=lambda: done.extend(range(1_000)))
+        thread.start()
+        thread.join(timeout=20)
+        assert len(done) == 1_000 and not waiting.done()
+    assert await waiting > 0
 
 
 EXIT = """
