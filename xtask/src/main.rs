@@ -14,6 +14,8 @@ cargo xtask test [--quick] [--postgres VERSION,…]
     --quick          leaves out doc tests, rustdoc, the quickstart, sqlx, Python, and
                      the oldest and newest Postgres
     --postgres 14,16 runs all Postgres tests on these major versions too
+cargo xtask wheel
+    Builds the Python wheel for others, and tries it on every Python that is found
 cargo xtask size
     Checks the sizes of the source files and crates
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Some("test") => options(&arguments[1..]).and_then(|options| checks::run(&options)),
+        Some("wheel") if arguments.len() == 1 => python::wheel(),
         Some("size") if arguments.len() == 1 => size::check(),
         Some(_) => Err(unknown(&arguments)),
     };
