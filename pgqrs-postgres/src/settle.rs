@@ -130,9 +130,9 @@ pub(crate) async fn settle_with(
                 }
             }
         }
-        // A receipt that is lost stays lost.
-        let groups = round.values().flatten();
-        let lost: HashSet<_> = groups
+        // An archive that is lost stays lost; what else is lost may have been archived before.
+        let archives = round.get(&Kind::Archive).into_iter().flatten();
+        let lost: HashSet<_> = archives
             .filter(|(_, (index, _))| outcomes[*index].is_err())
             .map(|(receipt, _)| *receipt)
             .collect();
