@@ -81,7 +81,7 @@ async fn enqueue(
             for _ in 0..calls {
                 pgqrs::enqueue().messages(&payloads).to(QUEUE).execute(&store).await?;
             }
-            pgqrs::Result::Ok(())
+            Ok::<_, pgqrs::Error>(())
         });
     }
     while let Some(done) = running.join_next().await {
