@@ -19,7 +19,7 @@ use crate::{
 /// A log of so many pages has outlived several attempts to empty it.
 const LONG_LOG: i64 = 2 * CHECKPOINT_AFTER;
 /// Free space below this is none to give back.
-const FREE_BYTES: i64 = 64 * 1024 * 1024;
+const FREE_BYTES: i64 = 16 * 1024 * 1024;
 /// The write lock is held for some milliseconds at a time.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// File systems on which locks or shared memory do not reach other hosts, or do not work.

@@ -81,7 +81,7 @@ async fn a_write_lock_that_somebody_keeps_is_found() {
 #[tokio::test]
 async fn much_free_space_is_found() {
     let (store, _, _folder) = fresh().await;
-    fill(&store, 80).await;
+    fill(&store, 24).await;
     let queue = QueueName::new("tasks").unwrap();
     store.purge(pgqrs::Purge { queue, scope: pgqrs::PurgeScope::Live }).await.unwrap();
     let found = finding(&store, "free space").await;
