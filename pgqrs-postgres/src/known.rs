@@ -18,7 +18,8 @@ use crate::{claim::Step, enqueue, store::Inner};
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A mark is where claims had come this long ago: most of what commits late has done so by then.
 const MARK_AGE: Duration = Duration::from_millis(100);
-/// How often a queue whose claims are never short is looked at from its head.
+/// How often a queue whose claims are never short is looked at from its head. Nor may a dear look be
+/// put off for longer: what became ready is noticed within a second (V4).
 const FULL_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A full look that takes longer is dear: of the time then, one part in [`RATION`] goes to them, so
 /// that few claims wait for one.
@@ -108,7 +109,8 @@ impl Known {
 
     /// Whether a full look is not too dear just now.
     pub(crate) fn may_look_fully(&self) -> bool {
-        self.full_look_took <= DEAR || self.full_look.elapsed() > self.full_look_took * RATION
+        let pause = (self.full_look_took * RATION).min(FULL_LOOK_EVERY);
+        self.full_look_took <= DEAR || self.full_look.elapsed() > pause
     }
 
     /// How many runs probably hold so many messages.

@@ -27,6 +27,7 @@ use crate::{
     error::{TOO_LATE, from_driver, unavailable},
     migrate::checksum,
     pool::params,
+    sql_operations::NOTIFY,
     store::Inner,
     url::Target,
 };
@@ -131,7 +132,7 @@ pub(crate) fn notify_all(store: &Arc<Inner>) {
 /// Sends a NOTIFY and waits until it is out.
 pub(crate) async fn send(store: &Inner, queue: &QueueName) -> Result<()> {
     let channel = store.listener.channel(queue);
-    store.pool.query(&store.sql.notify, params![channel]).await.map(drop)
+    store.pool.query(NOTIFY, params![channel]).await.map(drop)
 }
 
 /// Wake-ups for `queue`; a listener works while anybody in this process has some.
@@ -259,7 +260,7 @@ pub(crate) async fn is_heard(store: &Inner) -> Result<bool> {
     let listening = timeout(store.pool.connect_timeout, listening).await;
     let listening = listening.map_err(|_| unavailable(TOO_LATE.into()))?;
     let (_client, mut notifications, _reading) = listening.map_err(from_driver)?;
-    store.pool.query(&store.sql.notify, params![channel]).await?;
+    store.pool.query(NOTIFY, params![channel]).await?;
     Ok(matches!(timeout(SELF_TEST, notifications.recv()).await, Ok(Some(_))))
 }
 

@@ -6,7 +6,7 @@ use crate::{
     catalogue::Catalogue,
     error::column,
     pool::{Session, params},
-    sql_operations::CATALOGUE,
+    sql_operations::{CATALOGUE, INSTALLED},
     store::Inner,
 };
 
@@ -62,14 +62,14 @@ pub(crate) async fn check_version(store: &Inner) -> Result<()> {
 
 /// Whether the table of migrations exists.
 pub(crate) async fn is_installed(store: &Inner) -> Result<bool> {
-    let row = store.pool.query_one(&store.sql.installed, params![store.schema]).await?;
+    let row = store.pool.query_one(INSTALLED, params![store.schema]).await?;
     column(&row, "installed")
 }
 
 async fn migrate(store: &Inner, tx: &mut Session<'_>) -> Result<()> {
     tx.query(&store.sql.lock_identity, params![checksum(&store.schema)]).await?;
     // Not IF NOT EXISTS: that asks for the right to create even when there is nothing to create.
-    let row = tx.query_one(&store.sql.installed, params![store.schema]).await?;
+    let row = tx.query_one(INSTALLED, params![store.schema]).await?;
     if !column::<bool>(&row, "schema_exists")? {
         tx.batch(&store.sql.create_schema).await?;
     }

@@ -9,12 +9,6 @@
 use crate::{parts::PARTS, statements::statements};
 
 statements! {
-    /// $1: the schema's name.
-    installed = "
-SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS schema_exists,
-       EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
-                 ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = 'schema_migrations') AS installed";
-
     create_schema = "CREATE SCHEMA {schema}";
 
     migrations = "SELECT version, checksum FROM {schema}.schema_migrations ORDER BY version";
@@ -42,9 +36,6 @@ SET paused = coalesce($2, paused), visibility_timeout_us = coalesce($3, visibili
     retention_us = CASE WHEN $6 THEN $7 ELSE retention_us END
 WHERE name = $1
 RETURNING {queue}";
-
-    /// $1: the channel.
-    notify = "SELECT pg_notify($1, '')::text";
 
     /// Enqueue, redrive and register hold the row FOR KEY SHARE: none is in flight after this.
     lock_queue = "SELECT id FROM {schema}.queues WHERE name = $1 FOR UPDATE";

@@ -1,5 +1,14 @@
-//! The statements of `verify` and `doctor`, which are no part of the contract and `sql.rs` has no room
-//! for. $1 is the schema's name wherever there is a parameter.
+//! The statements that read the server's catalogues and not our tables: of `install`, `verify` and
+//! `doctor`. $1 is the schema's name wherever there is a parameter, but for `NOTIFY`.
+
+pub(crate) const INSTALLED: &str = "
+SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS schema_exists,
+       EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
+                 ON n.oid = c.relnamespace
+               WHERE n.nspname = $1 AND c.relname = 'schema_migrations') AS installed";
+
+/// $1: the channel.
+pub(crate) const NOTIFY: &str = "SELECT pg_notify($1, '')::text";
 
 /// One object a row, with its definition, in which `{schema}.` stands for the schema ($1).
 /// Partitions are left out: they come and go.
