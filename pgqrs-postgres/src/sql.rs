@@ -501,7 +501,7 @@ WITH held AS (
     {into_ready}
     SELECT ids, queue_id, nextval('{schema}.sequence'), coalesce($3, now()), rank, attempts,
            max_attempts, last_error
-    FROM (SELECT * FROM freed ORDER BY token) ordered WHERE attempts < max_attempts
+    FROM (SELECT * FROM freed ORDER BY token, ids) ordered WHERE attempts < max_attempts
     RETURNING ids
 ), buried AS (
     {into_archive}

@@ -4,6 +4,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -14,9 +15,9 @@ import pgqrs
 POSTGRES = "PGQRS_TEST_POSTGRES_URL"
 
 
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A database of this test session; a server that is named but cannot be used is a failure."""
+@contextmanager
+def database() -> Iterator[str]:
+    """A database on the server that is named; one that cannot be used is a failure."""
     server = os.environ.get(POSTGRES)
     if not server:
         pytest.skip(f"{POSTGRES} is not set")
@@ -41,6 +42,20 @@ def postgres_url() -> Iterator[str]:
         yield url
     finally:
         asyncio.run(execute(f"drop database {name} with (force)"))
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A database of this test session."""
+    with database() as url:
+        yield url
+
+
+@pytest.fixture
+def own_postgres_url() -> Iterator[str]:
+    """A database of this test alone."""
+    with database() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -112,9 +112,7 @@ async def main():
     await working
     assert (await pgqrs.admin(store).metrics("mails"))[0].live == 0
     print(await connection.fetch("select mail, welcomed from users"))
-    await connection.execute("drop table users")
     await connection.close()
-    await pgqrs.admin(store).delete_queue("mails")
 
 asyncio.run(main())
 """
@@ -156,16 +154,14 @@ assert pgqrs.sync.admin(jobs).metrics("mails")[0].live == 0
 with connection.cursor() as cursor:
     cursor.execute("select mail, welcomed from users")
     print(cursor.fetchall())
-    cursor.execute("drop table users")
-pgqrs.sync.admin(jobs).delete_queue("mails")
 """
 
 
 @pytest.mark.parametrize("program", [FASTAPI, DJANGO], ids=["fastapi", "django"])
-def test_the_web_examples(program: str, postgres_url: str) -> None:
+def test_the_web_examples(program: str, own_postgres_url: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "DATABASE_URL": postgres_url},
+        env={**os.environ, "DATABASE_URL": own_postgres_url},
         cwd=EXAMPLES,
         capture_output=True,
         text=True,
