@@ -92,12 +92,14 @@ pub(crate) async fn ended(mut child: Child) -> Result<()> {
     if status.success() { Ok(()) } else { Err(format!("the producer ended with {status}").into()) }
 }
 
-/// Enqueues messages, one at a time, with pauses.
+/// Enqueues messages, one at a time, with pauses. The last one too: a process that ends at once may
+/// take its notification with it, and this is to measure notifications.
 pub(crate) async fn offer<S: Ours>(store: &S, messages: usize) -> Result<()> {
     for _ in 0..messages {
         tokio::time::sleep(PAUSE).await;
         pgqrs::enqueue().message(&stamped(Duration::ZERO)).to(QUEUE).execute(store).await?;
     }
+    tokio::time::sleep(PAUSE).await;
     Ok(())
 }
 
