@@ -283,17 +283,30 @@ fn paths(folder: PathBuf) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The folder and the database: of the command line, or else this repository and a temporary file.
+/// The folder and the database: of the command line, or else this repository and a temporary file,
+/// which each run begins anew.
 fn arguments() -> Result<(PathBuf, PathBuf)> {
     let mut folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut database = std::env::temp_dir().join("pgqrs-quickstart.db");
+    let mut database = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--db" => database = arguments.next().ok_or("--db wants a file")?.into(),
+            "--db" => database = Some(arguments.next().ok_or("--db wants a file")?.into()),
             path => folder = path.into(),
         }
     }
     let folder = folder.canonicalize().map_err(|error| format!("{}: {error}", folder.display()))?;
-    Ok((folder, database))
+    Ok((folder, database.map_or_else(temporary, Ok)?))
+}
+
+/// What an earlier run, perhaps of an earlier version, has left there is removed.
+fn temporary() -> io::Result<PathBuf> {
+    let database = std::env::temp_dir().join("pgqrs-quickstart.db");
+    for suffix in ["", "-wal", "-shm"] {
+        match fs::remove_file(format!("{}{suffix}", database.display())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(database)
 }
