@@ -11,8 +11,8 @@ use std::{
 };
 
 use pgqrs::{
-    Action, Delay, HandlerError, Message, QueueFilter, QueueName, RUN_HEARTBEAT_TIMEOUT, Receipt,
-    Report, Retry, Settle, Settlement, Store, VisibilityTimeout,
+    Delay, HandlerError, Message, QueueFilter, QueueName, RUN_HEARTBEAT_TIMEOUT, Report, Retry,
+    Store, VisibilityTimeout,
 };
 use pyo3::{
     IntoPyObjectExt, exceptions::PyValueError, prelude::*, pybacked::PyBackedStr, types::PyDict,
@@ -75,7 +75,6 @@ struct Crossing {
     last_number: AtomicU64,
     /// Nobody handles messages any more.
     closed: AtomicBool,
-    given_back: AtomicU64,
 }
 
 #[pymethods]
@@ -115,7 +114,6 @@ impl RunLoop {
             in_work: Mutex::default(),
             last_number: AtomicU64::new(0),
             closed: AtomicBool::new(false),
-            given_back: AtomicU64::new(0),
         };
         Ok(Self { crossing: OfProcess::new(Arc::new(crossing)), options })
     }
@@ -126,9 +124,9 @@ impl RunLoop {
         let work = async move {
             let report = run(&crossing, options).await;
             crossing.close();
-            Ok((report?, crossing.given_back.load(Ordering::Relaxed)))
+            report
         };
-        bridge.answer(call, work, |py, (report, given_back)| report_row(py, report, given_back))
+        bridge.answer(call, work, report_row)
     }
 
     /// What has come since the last call, at least one event: `(number, message)`, or
@@ -186,7 +184,7 @@ impl RunLoop {
 impl Crossing {
     /// A handler's whole life, as the run loop sees it.
     async fn handle(self: Arc<Self>, message: Message) -> Result<(), HandlerError> {
-        let (receipt, attempts) = (message.receipt, message.attempts);
+        let attempts = message.attempts;
         let (handling, verdict) = oneshot::channel();
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         lock(&self.in_work).insert(number, handling);
@@ -198,29 +196,14 @@ impl Crossing {
         match verdict.await.unwrap_or(Verdict::Release) {
             Verdict::Archive => Ok(()),
             Verdict::GiveBack => {
-                let delay = self.retry_delay(attempts).await;
-                self.release(receipt, delay).await
+                Err(Retry::release(self.retry_delay(attempts).await.duration()).into())
             }
-            Verdict::Release => self.release(receipt, Delay::ZERO).await,
+            Verdict::Release => Err(Retry::release(Duration::ZERO).into()),
             Verdict::Fail(error, None) => Err(error.into()),
             Verdict::Fail(error, Some(delay)) => {
                 Err(Retry::after(delay.duration()).because(error).into())
             }
             Verdict::Bury(error) => Err(Retry::never().because(error).into()),
-        }
-    }
-
-    /// Gives the message back by itself. The run loop then archives under a receipt that is no
-    /// longer current: that changes nothing, and the report is put right.
-    async fn release(&self, receipt: Receipt, delay: Delay) -> Result<(), HandlerError> {
-        let settlements = vec![Settlement { receipt, action: Action::Release(delay) }];
-        match self.store.settle(Settle { settlements, now: None }).await {
-            Ok(outcomes) => {
-                let released = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-                self.given_back.fetch_add(released as u64, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(error) => Err(Retry::after(delay.duration()).because(error).into()),
         }
     }
 
@@ -310,14 +293,14 @@ fn verdict(kind: &str, error: Option<String>, delay: Option<i64>) -> PyResult<Ve
     }
 }
 
-/// The report as the keywords of `Report`; see [`Crossing::release`].
-fn report_row(py: Python<'_>, report: Report, given_back: u64) -> PyResult<Py<PyAny>> {
+/// The report as the keywords of `Report`.
+fn report_row(py: Python<'_>, report: Report) -> PyResult<Py<PyAny>> {
     let row = PyDict::new(py);
     row.set_item("handled", report.handled)?;
     row.set_item("failed", report.failed)?;
     row.set_item("dead", report.dead)?;
-    row.set_item("released", report.released + given_back)?;
-    row.set_item("lost", report.lost.saturating_sub(given_back))?;
+    row.set_item("released", report.released)?;
+    row.set_item("lost", report.lost)?;
     row.set_item("unsettled", report.unsettled)?;
     row.into_py_any(py)
 }

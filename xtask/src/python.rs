@@ -82,7 +82,11 @@ impl Environment {
         let wheels = self.folder.join("wheels");
         let package = "--manifest-path pgqrs-python/Cargo.toml";
         let build = format!("-m maturin build {options} {package} --out {}", wheels.display());
-        show(self.python(&build).env("CARGO_TARGET_DIR", target))?;
+        // As if it were activated: maturin looks for Zig beside the first Python on PATH.
+        let mut path = vec![self.folder.join("bin")];
+        path.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+        let path = env::join_paths(path).map_err(|error| error.to_string())?;
+        show(self.python(&build).env("PATH", path).env("CARGO_TARGET_DIR", target))?;
         let built = std::fs::read_dir(&wheels).map_err(|error| error.to_string())?;
         Ok(built.flatten().next().ok_or("maturin built no wheel")?.path())
     }
