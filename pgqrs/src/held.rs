@@ -1,7 +1,7 @@
 //! The receipts that a consumer handle holds, so that an id alone settles the right lease.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -36,33 +36,29 @@ impl Held {
     /// The newest receipt of `id`, held or lately archived.
     pub fn receipt(&self, id: MessageId) -> Option<Receipt> {
         let book = self.book();
-        book.held.get(&id).map(|(receipt, _)| *receipt).or_else(|| book.archived.get(&id).copied())
+        book.held.get(&id).or_else(|| book.archived.get(&id)).copied()
     }
 
     /// Whether the lease of this receipt was neither settled nor found lost.
     pub fn holds(&self, receipt: Receipt) -> bool {
-        self.book().held.get(&receipt.id).is_some_and(|(held, _)| *held == receipt)
+        self.book().holds(&receipt)
     }
 
     /// All receipts of leases that were neither settled nor found lost.
     pub fn receipts(&self) -> Vec<Receipt> {
         let book = self.book();
-        book.order
-            .values()
-            .filter_map(|id| book.held.get(id))
-            .map(|(receipt, _)| *receipt)
-            .collect()
+        book.order.iter().filter(|receipt| book.holds(receipt)).copied().collect()
     }
 
     /// Forgets a receipt whose lease has ended; a newer one of the same message stays.
     pub fn ended(&self, receipt: Receipt) {
-        self.book().drop_held(receipt);
+        self.book().drop_held(&receipt);
     }
 
     /// Like [`ended`](Held::ended), and remembers that the message was archived under it.
     pub fn archived(&self, receipt: Receipt) {
         let mut book = self.book();
-        book.drop_held(receipt);
+        book.drop_held(&receipt);
         if book.archived.insert(receipt.id, receipt).is_none() {
             book.archive_order.push_back(receipt.id);
         }
@@ -78,36 +74,40 @@ impl Held {
     }
 }
 
+/// Ids mostly come and go in ascending order, which ordered maps are good at.
 #[derive(Debug, Default)]
 struct Book {
-    held: HashMap<MessageId, (Receipt, u64)>,
-    /// Ids by the turn in which they came.
-    order: BTreeMap<u64, MessageId>,
-    turn: u64,
-    archived: HashMap<MessageId, Receipt>,
+    held: BTreeMap<MessageId, Receipt>,
+    /// In the order in which they came; some may have ended.
+    order: VecDeque<Receipt>,
+    archived: BTreeMap<MessageId, Receipt>,
     archive_order: VecDeque<MessageId>,
 }
 
 impl Book {
     fn hold(&mut self, receipt: Receipt) {
-        self.turn += 1;
-        if let Some((_, turn)) = self.held.insert(receipt.id, (receipt, self.turn)) {
-            self.order.remove(&turn);
+        // Else a receipt that is noted twice would stand twice in the order.
+        if self.held.insert(receipt.id, receipt) != Some(receipt) {
+            self.order.push_back(receipt);
         }
-        self.order.insert(self.turn, receipt.id);
-        if self.order.len() > Held::MAX_RECEIPTS
-            && let Some((_, oldest)) = self.order.pop_first()
+        while self.held.len() > Held::MAX_RECEIPTS
+            && let Some(oldest) = self.order.pop_front()
         {
-            self.held.remove(&oldest);
+            self.drop_held(&oldest);
+        }
+        if self.order.len() > 2 * Held::MAX_RECEIPTS {
+            let held = &self.held;
+            self.order.retain(|receipt| held.get(&receipt.id) == Some(receipt));
         }
     }
 
-    fn drop_held(&mut self, receipt: Receipt) {
-        if let Some(&(newest, turn)) = self.held.get(&receipt.id)
-            && newest == receipt
-        {
+    fn holds(&self, receipt: &Receipt) -> bool {
+        self.held.get(&receipt.id) == Some(receipt)
+    }
+
+    fn drop_held(&mut self, receipt: &Receipt) {
+        if self.holds(receipt) {
             self.held.remove(&receipt.id);
-            self.order.remove(&turn);
         }
     }
 }
