@@ -101,6 +101,9 @@ CREATE TABLE {schema}.delayed (
 );
 CREATE INDEX delayed_due ON {schema}.delayed (queue_id, visible_at);
 
+-- In ranges of ids, which grow with time: the sweep makes them ahead and drops them whole, once
+-- everything in them is past its queue's retention. What belongs to none goes to the default: all of
+-- it where nobody sweeps, or may not make tables.
 CREATE TABLE {schema}.archive (
     id          bigint      PRIMARY KEY,
     token       bigint,
@@ -111,13 +114,20 @@ CREATE TABLE {schema}.archive (
     attempts    smallint    NOT NULL,
     outcome     text        NOT NULL,
     last_error  text
-);
+) PARTITION BY RANGE (id);
 -- Retention. Rows come in the order of time, so that a summary of pages does, at a hundredth of what
 -- a b-tree would cost each message.
-CREATE INDEX archive_age ON {schema}.archive USING brin (archived_at)
+CREATE INDEX archive_age ON {schema}.archive USING brin (archived_at, queue_id)
     WITH (pages_per_range = 32, autosummarize = on);
 -- Redrive, and reads of dead letters, which are few among many.
 CREATE INDEX archive_dead ON {schema}.archive (queue_id, id) WHERE outcome = 'dead';
+CREATE TABLE {schema}.archive_default PARTITION OF {schema}.archive DEFAULT;
+
+-- Partitions taken off the archive, each dropped when the messages of all its ids are removed.
+CREATE TABLE {schema}.retired (
+    name text   PRIMARY KEY,
+    upto bigint NOT NULL -- removed are those up to this id
+);
 
 CREATE TABLE {schema}.workers (
     id                   bigint      PRIMARY KEY,

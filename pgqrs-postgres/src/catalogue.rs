@@ -58,6 +58,9 @@ fn finding(object: &str, wanted: &str, found: Option<&str>) -> String {
     let (kind, name) = object.split_once(' ').unwrap_or_default();
     let remedy = match (kind, found) {
         ("table", _) => "restore it from a backup, or drop the schema and install it anew".into(),
+        ("partition", _) => {
+            format!("CREATE TABLE {{schema}}.{name} PARTITION OF {{schema}}.archive {wanted}")
+        }
         ("column", None) => "restore the table from a backup".into(),
         ("column", Some(_)) => {
             let (table, column) = name.split_once('.').unwrap_or_default();

@@ -31,6 +31,7 @@ mod known;
 mod listen;
 mod migrate;
 mod options;
+mod partitions;
 mod parts;
 mod pool;
 mod pooler;

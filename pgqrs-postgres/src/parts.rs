@@ -55,6 +55,21 @@ pub(crate) const PARTS: &[(&str, &str)] = &[
         "INSERT INTO {schema}.leases (ids, token, queue_id, rank, attempts, max_attempts, visible_at,
         claimed_at, worker_id, last_error)",
     ),
+    (
+        "{read_archive}",
+        "
+SELECT q.name, a.*, m.priority, m.max_attempts, m.enqueued_at, m.payload, m.headers
+FROM {schema}.archive a
+JOIN {schema}.queues q ON q.id = a.queue_id JOIN {schema}.messages m ON m.id = a.id
+WHERE ($1 IS NULL OR q.name = $1) AND ($2 IS NULL OR a.outcome = $2)
+  AND ($4 IS NULL OR a.id > $4)
+  AND (q.retention_us IS NULL OR a.archived_at > coalesce($6, now()) - {retention})",
+    ),
+    (
+        "{letter}",
+        "a.queue_id = q.id AND a.outcome = 'dead'
+      AND (q.retention_us IS NULL OR a.archived_at > coalesce($4, now()) - {retention})",
+    ),
     // A hundred years are for ever: more would overflow.
     ("{retention}", "least(q.retention_us, 3155760000000000) * interval '1 microsecond'"),
     (

@@ -41,7 +41,11 @@ pub(crate) async fn archive(store: &Inner, filter: &ArchiveFilter) -> Result<Vec
         filter.page.limit.count() as i64,
         filter.now,
     ];
-    let rows = store.pool.query(&store.sql.archive_page, parameters).await?;
+    let statement = match filter.id {
+        Some(_) => &store.sql.archived_message,
+        None => &store.sql.archive_page,
+    };
+    let rows = store.pool.query(statement, parameters).await?;
     rows.iter().map(archived_message).collect()
 }
 

@@ -401,25 +401,24 @@ WITH t AS MATERIALIZED (
 SELECT page.*, m.priority, m.enqueued_at, m.payload, m.headers
 FROM page JOIN {schema}.messages m ON m.id = page.id ORDER BY page.id";
 
-    archive_page = "
-SELECT q.name, a.*, m.priority, m.max_attempts, m.enqueued_at, m.payload, m.headers
-FROM {schema}.archive a
-JOIN {schema}.queues q ON q.id = a.queue_id JOIN {schema}.messages m ON m.id = a.id
-WHERE ($1 IS NULL OR q.name = $1) AND ($2 IS NULL OR a.outcome = $2)
-  AND ($3 IS NULL OR a.id = $3) AND ($4 IS NULL OR a.id > $4)
-  AND (q.retention_us IS NULL OR a.archived_at > coalesce($6, now()) - {retention})
-ORDER BY a.id LIMIT $5";
+    archive_page = "{read_archive} ORDER BY a.id LIMIT $5";
+
+    /// Apart, for a plan that serves both walks over the archive.
+    archived_message = "{read_archive} AND a.id = $3 LIMIT $5";
 
     redrive = "
 WITH q AS MATERIALIZED (
     SELECT id, retention_us FROM {schema}.queues WHERE name = $1 FOR KEY SHARE
 ), letters AS MATERIALIZED (
-    SELECT a.id FROM {schema}.archive a, q
-    WHERE a.queue_id = q.id AND a.outcome = 'dead' AND ($2 IS NULL OR a.id = ANY ($2))
-      AND (q.retention_us IS NULL OR a.archived_at > coalesce($4, now()) - {retention})
-    ORDER BY a.id LIMIT $3 FOR UPDATE OF a SKIP LOCKED
+    SELECT a.id FROM q CROSS JOIN LATERAL (
+        SELECT id FROM {schema}.archive a WHERE $2 IS NULL AND {letter}
+        ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED) a
+    UNION ALL
+    SELECT a.id FROM q, unnest($2) AS n (id) CROSS JOIN LATERAL (
+        SELECT id FROM {schema}.archive a WHERE a.id = n.id AND {letter} FOR UPDATE SKIP LOCKED) a
 ), raised AS (
     DELETE FROM {schema}.archive WHERE id = ANY (ARRAY (SELECT id FROM letters))
+      AND id BETWEEN (SELECT min(id) FROM letters) AND (SELECT max(id) FROM letters)
     RETURNING id, last_error
 ), redriven AS (
     {into_ready}
@@ -529,9 +528,12 @@ SELECT EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
        EXISTS (SELECT FROM {schema}.workers WHERE state = 'stopped'
            AND stopped_at + $2 * interval '1 microsecond' <= coalesce($1, now())) AS old_workers,
        EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
-           SELECT FROM {schema}.archive WHERE queue_id = q.id
-             AND archived_at <= coalesce($1, now()) - {retention}
-           LIMIT 1) a WHERE q.retention_us IS NOT NULL) AS old_archive";
+           (SELECT 1 FROM {schema}.archive_default WHERE queue_id = q.id
+              AND archived_at <= coalesce($1, now()) - {retention} LIMIT 1)
+           UNION ALL
+           (SELECT 1 FROM {schema}.archive WHERE queue_id = q.id
+              AND archived_at <= coalesce($1, now()) - 2 * {retention} LIMIT 1)
+           ) a WHERE q.retention_us IS NOT NULL) AS old_archive";
 
     /// Of the last run only as many as are left to $2.
     bury_spent = "
@@ -578,22 +580,6 @@ WITH old AS MATERIALIZED (
     ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED
 ), removed AS (
     DELETE FROM {schema}.workers WHERE id = ANY (ARRAY (SELECT id FROM old)) RETURNING id
-)
-SELECT count(*) AS removed FROM removed";
-
-    remove_archived = "
-WITH old AS MATERIALIZED (
-    SELECT a.id FROM {schema}.queues q CROSS JOIN LATERAL (
-        SELECT id FROM {schema}.archive
-        WHERE queue_id = q.id AND archived_at <= coalesce($1, now()) - {retention}
-        LIMIT $2 FOR UPDATE SKIP LOCKED
-    ) a
-    WHERE q.retention_us IS NOT NULL
-    LIMIT $2
-), removed AS (
-    DELETE FROM {schema}.archive WHERE id = ANY (ARRAY (SELECT id FROM old)) RETURNING id
-), removed_messages AS (
-    DELETE FROM {schema}.messages WHERE id = ANY (ARRAY (SELECT id FROM removed))
 )
 SELECT count(*) AS removed FROM removed";
 }

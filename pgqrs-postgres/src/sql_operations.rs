@@ -1,5 +1,6 @@
 //! The statements that read the server's catalogues and not our tables: of `install`, `verify` and
-//! `doctor`. $1 is the schema's name wherever there is a parameter, but for `NOTIFY`.
+//! `doctor`. $1 is the schema's name wherever there is a parameter, but for `NOTIFY`. At the end those
+//! that keep the archive's partitions.
 
 pub(crate) const INSTALLED: &str = "
 SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS schema_exists,
@@ -11,19 +12,22 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS schema
 pub(crate) const NOTIFY: &str = "SELECT pg_notify($1, '')::text";
 
 /// One object a row, with its definition, in which `{schema}.` stands for the schema ($1).
-/// Partitions are left out: they come and go.
+/// Partitions are left out, but for the default and settings: they come and go, and no index of the
+/// archive can be taken from one of them alone.
 pub(crate) const CATALOGUE: &str = "
 WITH n AS (
     SELECT oid, quote_ident(nspname) || '.' AS prefix FROM pg_catalog.pg_namespace WHERE nspname = $1
 ), c AS (
     SELECT c.*, n.prefix FROM pg_catalog.pg_class c JOIN n ON n.oid = c.relnamespace
-    WHERE NOT c.relispartition
 ), described (object, definition) AS (
     SELECT 'table ' || relname,
            CASE relpersistence WHEN 'u' THEN 'unlogged ' WHEN 't' THEN 'temporary ' ELSE '' END
                || CASE relkind WHEN 'p' THEN 'partitioned by ' || pg_get_partkeydef(oid)
                                ELSE 'plain' END
-    FROM c WHERE relkind IN ('r', 'p')
+    FROM c WHERE relkind IN ('r', 'p') AND NOT relispartition
+    UNION ALL
+    SELECT 'partition ' || relname, 'DEFAULT' FROM c JOIN pg_catalog.pg_partitioned_table p
+        ON p.partdefid = c.oid
     UNION ALL
     SELECT 'column ' || relname || '.' || attname,
            format_type(atttypid, atttypmod) || CASE WHEN attnotnull THEN ' NOT NULL' ELSE '' END
@@ -34,11 +38,11 @@ WITH n AS (
                        ELSE '' END
     FROM c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-    WHERE relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
+    WHERE relkind IN ('r', 'p') AND NOT relispartition AND attnum > 0 AND NOT attisdropped
     UNION ALL
     SELECT 'index ' || relname, pg_get_indexdef(c.oid)
                || CASE WHEN indisvalid THEN '' ELSE ' (invalid)' END
-    FROM c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
+    FROM c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid WHERE NOT relispartition
     UNION ALL
     SELECT 'sequence ' || relname, format('AS %s INCREMENT %s CACHE %s %s',
                format_type(seqtypid, NULL), seqincrement, seqcache,
@@ -150,3 +154,116 @@ pub(crate) const CLOCK: &str = "SELECT clock_timestamp() AS now";
 
 /// Which process of the server answers.
 pub(crate) const PROCESS: &str = "SELECT pg_backend_pid() AS pid";
+
+/// What there is to do for the partitions of the archive, at $1, by a user who may: a range of ids to
+/// make one for, so that two are ahead, at least $2 ids and a third of what there is; one that may be
+/// past, as its first and its last row are, and the first one above, so that none of its messages is
+/// likely to come yet; and one retired.
+pub(crate) const PARTITIONS: &str = "
+WITH part AS MATERIALIZED (
+    SELECT quote_ident(relname) AS name, bound[1]::bigint AS lower, bound[2]::bigint AS upper
+    FROM pg_catalog.pg_inherits JOIN pg_catalog.pg_class ON oid = inhrelid,
+         regexp_match(pg_get_expr(relpartbound, oid), '\\(''(\\d+)''\\) TO \\(''(\\d+)''\\)') AS bound
+    WHERE inhparent = '{schema}.archive'::regclass AND bound IS NOT NULL
+), next AS (
+    SELECT greatest(max(upper), (last_value / $2 + 1) * $2) AS lower,
+           greatest((max(upper) - min(lower)) / 3 / $2, 1) * $2 AS size
+    FROM {schema}.sequence LEFT JOIN part ON true
+    GROUP BY last_value HAVING count(*) FILTER (WHERE lower > last_value) < 2
+), past AS MATERIALIZED (
+    SELECT name FROM part CROSS JOIN LATERAL (
+        SELECT bool_or(q.retention_us IS NULL OR a.archived_at > coalesce($1, now()) - {retention})
+                   AS is_kept, bool_or(a.id >= upper) AS is_passed
+        FROM (
+            (SELECT * FROM {schema}.archive WHERE id >= lower ORDER BY id LIMIT 1)
+            UNION ALL (SELECT * FROM {schema}.archive WHERE id < upper ORDER BY id DESC LIMIT 1)
+            UNION ALL (SELECT * FROM {schema}.archive WHERE id >= upper ORDER BY id LIMIT 1)
+        ) a JOIN {schema}.queues q ON q.id = a.queue_id) looked
+    WHERE upper <= (SELECT last_value FROM {schema}.sequence) AND is_passed AND NOT is_kept
+)
+SELECT next.lower, next.lower + next.size AS upper,
+       (SELECT name FROM past ORDER BY random() LIMIT 1) AS past,
+       (SELECT min(name) FROM {schema}.retired JOIN pg_catalog.pg_class
+          ON oid = to_regclass('{schema}.' || name) AND pg_has_role(relowner, 'USAGE')) AS retired
+FROM pg_catalog.pg_class c LEFT JOIN next ON true
+WHERE c.oid = '{schema}.archive'::regclass AND pg_has_role(c.relowner, 'USAGE')
+  AND has_schema_privilege(c.relnamespace, 'CREATE')";
+
+/// What waits for no lock for long, and leaves nothing behind where it cannot be done now.
+pub(crate) const ATTEMPT: &str = "
+SET LOCAL lock_timeout = 100; SET LOCAL statement_timeout = 200;
+DO $do$ BEGIN
+    {attempt}
+EXCEPTION WHEN lock_not_available OR query_canceled OR deadlock_detected OR insufficient_privilege
+    OR duplicate_table OR duplicate_object OR unique_violation OR check_violation
+    OR undefined_table THEN NULL;
+END $do$";
+
+/// The archive itself is locked in a mode that stops nobody, the default partition for a moment: it is
+/// searched for rows of the range, and there are none.
+pub(crate) const MAKE_PARTITION: &str = "
+    CREATE TABLE {schema}.archive_{lower} (LIKE {schema}.archive);
+    ALTER TABLE {schema}.archive ATTACH PARTITION {schema}.archive_{lower}
+        FOR VALUES FROM ({lower}) TO ({upper});";
+
+/// Looks whether anything in a partition is to be kept; if nothing is, locks it, unless somebody uses
+/// it, and looks again. Only then the archive is locked, at which others would have to wait.
+pub(crate) const RETIRE_PARTITION: &str = "
+    FOR look IN 1..2 LOOP
+        IF EXISTS (
+            SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
+                (SELECT 1 FROM {schema}.{part} WHERE queue_id = q.id AND q.retention_us IS NULL LIMIT 1)
+                UNION ALL
+                (SELECT 1 FROM {schema}.{part} WHERE queue_id = q.id
+                   AND archived_at > coalesce({at}, now()) - {retention} LIMIT 1)) kept
+        ) THEN
+            RETURN;
+        END IF;
+        LOCK TABLE ONLY {schema}.{part} IN ACCESS EXCLUSIVE MODE NOWAIT;
+    END LOOP;
+    ALTER TABLE {schema}.archive DETACH PARTITION {schema}.{part};
+    INSERT INTO {schema}.retired (name, upto) VALUES ('{part}', 0);";
+
+/// Removes up to $1 messages of a retired partition. Done: none is left, and nobody else is at it.
+pub(crate) const EMPTY_PARTITION: &str = "
+WITH mark AS MATERIALIZED (
+    SELECT upto FROM {schema}.retired WHERE name = '{part}' FOR UPDATE SKIP LOCKED
+), old AS MATERIALIZED (
+    SELECT id FROM {schema}.{part} WHERE id > (SELECT upto FROM mark) ORDER BY id LIMIT $1
+), removed AS (
+    DELETE FROM {schema}.messages WHERE id = ANY (ARRAY (SELECT id FROM old))
+), marked AS (
+    UPDATE {schema}.retired SET upto = (SELECT max(id) FROM old)
+    WHERE name = '{part}' AND EXISTS (SELECT FROM old)
+)
+SELECT count(*) AS removed, count(*) < $1 AND EXISTS (SELECT FROM mark) AS is_done FROM old";
+
+pub(crate) const DROP_PARTITION: &str = "
+    DROP TABLE {schema}.{part};
+    DELETE FROM {schema}.retired WHERE name = '{part}';";
+
+/// Row by row, what is past its retention: of the default partition at once, of a range only when it
+/// has waited for as long again to be dropped with it.
+pub(crate) const REMOVE_ARCHIVED: &str = "
+WITH old AS MATERIALIZED (
+    SELECT a.id FROM {schema}.queues q CROSS JOIN LATERAL (
+        SELECT id FROM (
+            SELECT id FROM {schema}.archive_default
+            WHERE queue_id = q.id AND archived_at <= coalesce($1, now()) - {retention}
+            LIMIT $2 FOR UPDATE SKIP LOCKED) of_none
+        UNION ALL
+        SELECT id FROM (
+            SELECT id FROM {schema}.archive
+            WHERE queue_id = q.id AND archived_at <= coalesce($1, now()) - 2 * {retention}
+            LIMIT $2 FOR UPDATE SKIP LOCKED) of_ranges
+    ) a
+    WHERE q.retention_us IS NOT NULL
+    LIMIT $2
+), removed AS (
+    DELETE FROM {schema}.archive WHERE id = ANY (ARRAY (SELECT id FROM old))
+      AND id BETWEEN (SELECT min(id) FROM old) AND (SELECT max(id) FROM old)
+    RETURNING id
+), removed_messages AS (
+    DELETE FROM {schema}.messages WHERE id = ANY (ARRAY (SELECT id FROM removed))
+)
+SELECT count(*) AS removed FROM removed";

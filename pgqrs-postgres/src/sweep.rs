@@ -4,7 +4,9 @@ use pgqrs::{LEASE_EXPIRED, Result, STOPPED_WORKERS_KEPT, Sweep, Swept, WORKER_DE
 
 use crate::{
     error::column,
+    partitions,
     pool::{Session, params},
+    sql_operations::REMOVE_ARCHIVED,
     store::Inner,
     workers::{Free, free},
 };
@@ -29,9 +31,10 @@ pub(crate) async fn sweep(store: &Inner, sweep: Sweep) -> Result<Swept> {
         swept.workers_removed = column::<i64>(&row, "removed")?.cast_unsigned();
     }
     if column(&due, "old_archive")? {
-        let row = pool.query_one(&sql.remove_archived, params![now, limit]).await?;
+        let row = pool.query_one(&sql.render(REMOVE_ARCHIVED), params![now, limit]).await?;
         swept.archive_removed = column::<i64>(&row, "removed")?.cast_unsigned();
     }
+    swept.archive_removed += partitions::keep(store, sweep).await?;
     Ok(swept)
 }
 

@@ -38,6 +38,20 @@ UPDATE {schema}.delayed SET visible_at = now() WHERE ids[1] % 1000 = 0;
 UPDATE {schema}.leases SET visible_at = now() WHERE ids[1] % 1000 IN (0, 4);
 SELECT setval('{schema}.sequence', 2000000);";
 
+/// An archive in eight ranges, the last of them empty, and the default.
+const ARCHIVE: &str = "
+DO $do$ BEGIN
+    FOR n IN 1..8 LOOP
+        EXECUTE format('CREATE TABLE {schema}.archive_%s PARTITION OF {schema}.archive
+                        FOR VALUES FROM (%s) TO (%s)', n, n * 5000, (n + 1) * 5000);
+    END LOOP;
+END $do$;
+INSERT INTO {schema}.messages (id, queue_id, priority, max_attempts, enqueued_at, payload)
+SELECT n, 1, 4, 5, now(), '{}' FROM generate_series(1, 40000) n;
+INSERT INTO {schema}.archive (id, token, archived_at, queue_id, attempts, outcome)
+SELECT n, n, now(), 1, 1, CASE n % 2 WHEN 0 THEN 'dead' ELSE 'done' END
+FROM generate_series(1, 40000) n";
+
 /// What a statement of a batch of 100 may read of one table: the batch, and what else is due.
 const MAY_READ: f64 = 1_000.0;
 
@@ -136,6 +150,55 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
                 );
             }
         }
+    }
+}
+
+/// Planned in a session like the store's and in one that is not, with statistics and without, for
+/// any parameters and for the ones given.
+#[tokio::test]
+async fn what_goes_by_id_reads_one_row_of_one_partition() {
+    let database = pgqrs_testkit::server::database().await.unwrap();
+    let store = pgqrs_postgres::connect(database.url()).await.unwrap();
+    store.install().await.unwrap();
+    pgqrs::admin(&store).create_queue("q").await.unwrap();
+    let (client, connection) = tokio_postgres::connect(database.url(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let sql = sql::Statements::new("pgqrs");
+    client.batch_execute(&sql.render(ARCHIVE)).await.unwrap();
+    let page = "text, text, int8, int8, int8, timestamptz";
+    let statements = [
+        (&sql.archived, "int8[], int8[], timestamptz", "'{20001}', '{20001}', NULL"),
+        (&sql.archived_message, page, "NULL, NULL, 20001, NULL, 50, NULL"),
+        (&sql.redrive, "text, int8[], int8, timestamptz", "'q', '{20002}', 1000000, NULL"),
+    ];
+    for setting in [session::SESSION, "RESET ALL", "ANALYZE"] {
+        client.batch_execute(setting).await.unwrap();
+        for mode in ["force_generic_plan", "force_custom_plan"] {
+            for (statement, types, values) in statements {
+                let plan = explain(&client, mode, statement, types, values).await;
+                let mut reads = Vec::new();
+                archive_reads(&plan, &mut reads);
+                let expected = [("archive_4".to_owned(), 1.0)];
+                assert_eq!(reads, expected, "{mode}, {setting}: {statement}\n{plan:#}");
+            }
+        }
+    }
+}
+
+/// The partitions that were looked into, and how many rows were read of each. What a redrive deletes
+/// is left out: for that Postgres 13 looks into the index of every one.
+fn archive_reads(plan: &Value, reads: &mut Vec<(String, f64)>) {
+    let number = |key: &str| plan[key].as_f64().unwrap_or(0.0);
+    let rows = number("Actual Rows") + number("Rows Removed by Filter");
+    let table = plan["Relation Name"].as_str().unwrap_or_default();
+    if plan["Node Type"] == "ModifyTable" && plan["Operation"] == "Delete" {
+        return;
+    }
+    if table.starts_with("archive_") && number("Actual Loops") > 0.0 {
+        reads.push((table.to_owned(), rows * number("Actual Loops")));
+    }
+    for child in plan["Plans"].as_array().unwrap_or(&Vec::new()) {
+        archive_reads(child, reads);
     }
 }
 

@@ -136,11 +136,35 @@ async fn a_setting_of_a_table_is_named_and_its_remedy_mends_it() {
 #[tokio::test]
 async fn a_table_without_autovacuum_is_named_and_its_remedy_mends_it() {
     let (store, client, _database) = scene("pgqrs").await;
-    let sql = "ALTER TABLE pgqrs.archive SET (autovacuum_enabled = off)";
+    let sql = "ALTER TABLE pgqrs.archive_default SET (autovacuum_enabled = off)";
     client.batch_execute(sql).await.unwrap();
-    let remedy = only(&findings(&store).await, "autovacuum is off for table archive: ");
+    let remedy = only(&findings(&store).await, "autovacuum is off for table archive_default: ");
     client.batch_execute(&remedy).await.unwrap();
     store.verify().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_missing_default_partition_is_named_and_its_remedy_mends_it() {
+    let (store, client, _database) = scene("pgqrs").await;
+    client.batch_execute("DROP TABLE pgqrs.archive_default").await.unwrap();
+    let remedy = only(&findings(&store).await, "partition archive_default is missing: ");
+    client.batch_execute(&remedy).await.unwrap();
+    store.verify().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_missing_index_of_the_archive_is_named_and_its_remedy_mends_it_in_every_partition() {
+    let (store, client, _database) = scene("pgqrs").await;
+    store.sweep(pgqrs::Sweep::default()).await.unwrap();
+    store.verify().await.unwrap();
+    client.batch_execute("DROP INDEX pgqrs.archive_dead").await.unwrap();
+    let remedy = only(&findings(&store).await, "index archive_dead is missing: ");
+    client.batch_execute(&remedy).await.unwrap();
+    store.verify().await.unwrap();
+    let sql = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'pgqrs.archive_dead'::regclass";
+    let partitions = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'pgqrs.archive'::regclass";
+    let count = async |sql| client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!((count(sql).await, count(partitions).await), (2, 2));
 }
 
 #[tokio::test]
@@ -148,7 +172,7 @@ async fn what_others_add_is_no_drift() {
     let (store, client, _database) = scene("pgqrs").await;
     let sql = "CREATE TABLE pgqrs.mine (n int); CREATE INDEX my_index ON pgqrs.archive (worker_id);
                CREATE FUNCTION pgqrs.mine() RETURNS int LANGUAGE sql AS 'SELECT 1';
-               ALTER TABLE pgqrs.archive SET (parallel_workers = 2, autovacuum_enabled = on)";
+               ALTER TABLE pgqrs.messages SET (parallel_workers = 2, autovacuum_enabled = on)";
     client.batch_execute(sql).await.unwrap();
     store.verify().await.unwrap();
 }
