@@ -4,10 +4,8 @@
 //! right that this user lacks, is left to a later sweep. Meanwhile what belongs to no range goes to
 //! the default partition, and what is past is removed row by row.
 
-use std::sync::atomic::Ordering;
-
-use chrono::SecondsFormat;
-use pgqrs::{Result, Sweep};
+use chrono::{DateTime, Utc};
+use pgqrs::Result;
 use tokio_postgres::error::SqlState;
 
 use crate::{
@@ -21,65 +19,46 @@ use crate::{
 
 /// Ids in the smallest range. Below this a store has the default partition alone.
 const RANGE: i64 = 1 << 18;
-/// Messages of a retired partition that a statement removes, and statements that a sweep runs.
-const REMOVED: i64 = 10_000;
-const STATEMENTS: usize = 20;
+/// Messages of a retired partition that a sweep removes: enough for 10,000 a second and run loop.
+const REMOVED: i64 = 50_000;
 
 /// Makes a range, retires one, and removes messages of retired ones; answers how many.
-pub(crate) async fn keep(store: &Inner, sweep: Sweep) -> Result<u64> {
-    let partitions = store.sql.render(PARTITIONS);
-    let rows = store.pool.query(&partitions, params![sweep.now, RANGE]).await?;
+pub(crate) async fn keep(store: &Inner, now: Option<DateTime<Utc>>) -> Result<u64> {
+    let rows = store.pool.query(&store.sql.render(PARTITIONS), params![now, RANGE]).await?;
     let Some(row) = rows.first() else {
         return Ok(0); // not for this user
     };
-    if let Some(lower) = column::<Option<i64>>(row, "lower")? {
-        let upper: i64 = column(row, "upper")?;
-        let make = MAKE_PARTITION.replace("{lower}", &lower.to_string());
-        attempt(store, &make.replace("{upper}", &upper.to_string())).await?;
+    let text = |name| column::<Option<&str>>(row, name);
+    if let (Some(lower), Some(upper)) = (text("lower")?, text("upper")?) {
+        attempt(store, MAKE_PARTITION, &[("{lower}", lower), ("{upper}", upper)]).await?;
     }
-    if let Some(past) = column::<Option<&str>>(row, "past")?
-        && is_time_to_retire(store, sweep)
-    {
-        let at = sweep.now.map(|now| now.to_rfc3339_opts(SecondsFormat::Micros, true));
-        let at = at.map_or("NULL".into(), |now| format!("'{now}'::timestamptz"));
-        attempt(store, &RETIRE_PARTITION.replace("{part}", past).replace("{at}", &at)).await?;
+    if let (Some(part), Some(at)) = (text("past")?, text("at")?) {
+        attempt(store, RETIRE_PARTITION, &[("{part}", part), ("{at}", at)]).await?;
     }
-    match column::<Option<&str>>(row, "retired")? {
-        Some(retired) => empty(store, retired).await,
+    match text("retired")? {
+        Some(part) => empty(store, part).await,
         None => Ok(0),
     }
 }
 
 /// Removes messages of a retired partition, and at last the partition, unless another sweep has.
-async fn empty(store: &Inner, retired: &str) -> Result<u64> {
-    let statement = store.sql.render(&EMPTY_PARTITION.replace("{part}", retired));
-    let mut removed = 0;
-    for _ in 0..STATEMENTS {
-        let row = match store.pool.query_one(&statement, params![REMOVED]).await {
-            Err(error) if sqlstate(&error) == Some(SqlState::UNDEFINED_TABLE) => break,
-            answer => answer?,
-        };
-        let some: i64 = column(&row, "removed")?;
-        removed += some.cast_unsigned();
-        if column(&row, "is_done")? {
-            attempt(store, &DROP_PARTITION.replace("{part}", retired)).await?;
-        }
-        if some < REMOVED {
-            break;
-        }
+async fn empty(store: &Inner, part: &str) -> Result<u64> {
+    let statement = store.sql.render(&EMPTY_PARTITION.replace("{part}", part));
+    let row = match store.pool.query_one(&statement, params![REMOVED]).await {
+        Err(error) if sqlstate(&error) == Some(SqlState::UNDEFINED_TABLE) => return Ok(0),
+        answer => answer?,
+    };
+    if column(&row, "is_done")? {
+        attempt(store, DROP_PARTITION, &[("{part}", part)]).await?;
     }
-    Ok(removed)
+    Ok(column::<i64>(&row, "removed")?.cast_unsigned())
 }
 
 /// Does it now, or not at all.
-async fn attempt(store: &Inner, what: &str) -> Result<()> {
+async fn attempt(store: &Inner, what: &str, values: &[(&str, &str)]) -> Result<()> {
+    let put_in = |sql: String, (name, value): &(&str, &str)| sql.replace(name, value);
+    let sql = values.iter().fold(ATTEMPT.replace("{attempt}", what), put_in);
     let mut tx = store.pool.begin().await?;
-    let done = tx.batch(&store.sql.render(&ATTEMPT.replace("{attempt}", what))).await;
+    let done = tx.batch(&store.sql.render(&sql)).await;
     tx.end(done).await
-}
-
-/// Once a minute: to look through a partition in which something is kept may take a while.
-fn is_time_to_retire(store: &Inner, sweep: Sweep) -> bool {
-    let minute = store.started.elapsed().as_secs() / 60 + 1;
-    store.retired.swap(minute, Ordering::Relaxed) != minute || sweep.now.is_some()
 }

@@ -155,15 +155,16 @@ pub(crate) const CLOCK: &str = "SELECT clock_timestamp() AS now";
 /// Which process of the server answers.
 pub(crate) const PROCESS: &str = "SELECT pg_backend_pid() AS pid";
 
-/// What there is to do for the partitions of the archive, at $1, by a user who may: a range of ids to
-/// make one for, so that two are ahead, at least $2 ids and a third of what there is; one that may be
-/// past, as its first and its last row are, and the first one above, so that none of its messages is
-/// likely to come yet; and one retired.
+/// What there is to do for the partitions of the archive, at $1, by a user who may. A range of ids to
+/// make one for, so that two are ahead, at least $2 ids and a third of what there is. One that may be
+/// past: its first and its last row are, and the first one above, so that hardly any of its messages is
+/// to come yet; now and then, for to look through one in which something is kept may take a while. And
+/// one retired.
 pub(crate) const PARTITIONS: &str = "
 WITH part AS MATERIALIZED (
     SELECT quote_ident(relname) AS name, bound[1]::bigint AS lower, bound[2]::bigint AS upper
     FROM pg_catalog.pg_inherits JOIN pg_catalog.pg_class ON oid = inhrelid,
-         regexp_match(pg_get_expr(relpartbound, oid), '\\(''(\\d+)''\\) TO \\(''(\\d+)''\\)') AS bound
+         regexp_match(pg_get_expr(relpartbound, oid), '(\\d+)\\D+(\\d+)') AS bound
     WHERE inhparent = '{schema}.archive'::regclass AND bound IS NOT NULL
 ), next AS (
     SELECT greatest(max(upper), (last_value / $2 + 1) * $2) AS lower,
@@ -174,14 +175,14 @@ WITH part AS MATERIALIZED (
     SELECT name FROM part CROSS JOIN LATERAL (
         SELECT bool_or(q.retention_us IS NULL OR a.archived_at > coalesce($1, now()) - {retention})
                    AS is_kept, bool_or(a.id >= upper) AS is_passed
-        FROM (
-            (SELECT * FROM {schema}.archive WHERE id >= lower ORDER BY id LIMIT 1)
-            UNION ALL (SELECT * FROM {schema}.archive WHERE id < upper ORDER BY id DESC LIMIT 1)
-            UNION ALL (SELECT * FROM {schema}.archive WHERE id >= upper ORDER BY id LIMIT 1)
+        FROM ((SELECT * FROM {schema}.archive WHERE id >= lower ORDER BY id LIMIT 1)
+              UNION ALL (SELECT * FROM {schema}.archive WHERE id < upper ORDER BY id DESC LIMIT 1)
+              UNION ALL (SELECT * FROM {schema}.archive WHERE id >= upper ORDER BY id LIMIT 1)
         ) a JOIN {schema}.queues q ON q.id = a.queue_id) looked
     WHERE upper <= (SELECT last_value FROM {schema}.sequence) AND is_passed AND NOT is_kept
+      AND ($1 IS NOT NULL OR random() < 0.1)
 )
-SELECT next.lower, next.lower + next.size AS upper,
+SELECT next.lower::text, (next.lower + next.size)::text AS upper, quote_literal(coalesce($1, now())) AS at,
        (SELECT name FROM past ORDER BY random() LIMIT 1) AS past,
        (SELECT min(name) FROM {schema}.retired JOIN pg_catalog.pg_class
           ON oid = to_regclass('{schema}.' || name) AND pg_has_role(relowner, 'USAGE')) AS retired
@@ -213,12 +214,9 @@ pub(crate) const RETIRE_PARTITION: &str = "
         IF EXISTS (
             SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
                 (SELECT 1 FROM {schema}.{part} WHERE queue_id = q.id AND q.retention_us IS NULL LIMIT 1)
-                UNION ALL
-                (SELECT 1 FROM {schema}.{part} WHERE queue_id = q.id
-                   AND archived_at > coalesce({at}, now()) - {retention} LIMIT 1)) kept
-        ) THEN
-            RETURN;
-        END IF;
+                UNION ALL (SELECT 1 FROM {schema}.{part} WHERE queue_id = q.id
+                           AND archived_at > {at}::timestamptz - {retention} LIMIT 1)) kept
+        ) THEN RETURN; END IF;
         LOCK TABLE ONLY {schema}.{part} IN ACCESS EXCLUSIVE MODE NOWAIT;
     END LOOP;
     ALTER TABLE {schema}.archive DETACH PARTITION {schema}.{part};

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -44,8 +44,6 @@ pub(crate) struct Inner {
     pub(crate) schema: String,
     pub(crate) listener: Listener,
     pub(crate) started: Instant,
-    /// The minute since then in which a partition was last looked at to retire it.
-    pub(crate) retired: AtomicU64,
     known: Mutex<HashMap<QueueName, Known>>,
     enqueues: Group<Enqueue>,
     claims: Group<Claims>,
@@ -82,7 +80,6 @@ impl PostgresStore {
             schema,
             listener,
             started: Instant::now(),
-            retired: AtomicU64::default(),
             known: Mutex::default(),
             enqueues: Group::with_flushes(2),
             claims: Group::with_flushes(2),

@@ -16,25 +16,19 @@ pub(crate) async fn sweep(store: &Inner, sweep: Sweep) -> Result<Swept> {
     let (now, limit) = (sweep.now, sweep.limit.count() as i64);
     let kept = STOPPED_WORKERS_KEPT.as_micros() as i64;
     let mut swept = Swept::default();
-    let due = pool.query_one(&sql.sweep_due, params![now, kept]).await?;
-    if column(&due, "spent")? {
-        let row = pool.query_one(&sql.bury_spent, params![now, limit, LEASE_EXPIRED]).await?;
-        swept.buried = column::<i64>(&row, "buried")?.cast_unsigned();
-    }
-    if column(&due, "dead_workers")? {
+    let count = |row, name| column::<i64>(&row, name).map(i64::cast_unsigned);
+    let row = pool.query_one(&sql.bury_spent, params![now, limit, LEASE_EXPIRED]).await?;
+    swept.buried = count(row, "buried")?;
+    // A transaction only for what there is.
+    if !pool.query(&sql.dead_workers, params![now, limit]).await?.is_empty() {
         let mut tx = pool.begin().await?;
         let stopped = stop_dead(store, &mut tx, sweep, &mut swept).await;
         tx.end(stopped).await?;
     }
-    if column(&due, "old_workers")? {
-        let row = pool.query_one(&sql.remove_workers, params![now, limit, kept]).await?;
-        swept.workers_removed = column::<i64>(&row, "removed")?.cast_unsigned();
-    }
-    if column(&due, "old_archive")? {
-        let row = pool.query_one(&sql.render(REMOVE_ARCHIVED), params![now, limit]).await?;
-        swept.archive_removed = column::<i64>(&row, "removed")?.cast_unsigned();
-    }
-    swept.archive_removed += partitions::keep(store, sweep).await?;
+    let row = pool.query_one(&sql.remove_workers, params![now, limit, kept]).await?;
+    swept.workers_removed = count(row, "removed")?;
+    let row = pool.query_one(&sql.render(REMOVE_ARCHIVED), params![now, limit]).await?;
+    swept.archive_removed = count(row, "removed")? + partitions::keep(store, now).await?;
     Ok(swept)
 }
 

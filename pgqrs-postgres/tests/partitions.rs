@@ -88,15 +88,15 @@ async fn messages_of_a_dropped_range_are_removed_over_several_sweeps() {
     scene.archive_in_full_range(&["q"], 0).await;
     scene.archive("q", 0).await;
     let more = "INSERT INTO pgqrs.archive (id, archived_at, queue_id, attempts, outcome)
-                SELECT n, 'epoch', 1, 1, 'done' FROM generate_series(300000, 509999) n;
+                SELECT n, 'epoch', 1, 1, 'done' FROM generate_series(300000, 359999) n;
                 INSERT INTO pgqrs.messages
                     (id, queue_id, priority, max_attempts, enqueued_at, payload)
-                SELECT n, 1, 4, 5, 'epoch', '{}' FROM generate_series(300000, 509999) n;
+                SELECT n, 1, 4, 5, 'epoch', '{}' FROM generate_series(300000, 359999) n;
                 SELECT brin_summarize_new_values(inhrelid)
                 FROM pg_inherits WHERE inhparent = 'pgqrs.archive_age'::regclass";
     scene.client.batch_execute(more).await.unwrap();
     scene.sweep(RETENTION).await;
-    assert_eq!(scene.sweep(RETENTION).await.archive_removed, 200_000);
+    assert_eq!(scene.sweep(RETENTION).await.archive_removed, 50_000);
     assert_eq!(scene.sweep(RETENTION).await.archive_removed, 10_001);
     assert_eq!((scene.messages().await, scene.count("pgqrs.retired").await), (1, 0));
 }
@@ -191,6 +191,21 @@ async fn an_archive_does_not_wait_for_a_sweep_behind_a_reader() {
     scene.sweep(RETENTION).await;
     assert_eq!(before, [1, 2, 3].map(|n| n * RANGE));
     assert_eq!(scene.ranges().await, [2, 3, 4].map(|n| n * RANGE));
+}
+
+#[tokio::test]
+async fn a_sweep_gives_up_behind_an_archive_in_an_open_transaction() {
+    let scene = scene().await;
+    scene.archive_in_full_range(&["q"], 0).await;
+    scene.archive("q", 0).await;
+    let mut caller = scene.connect().await;
+    let open = caller.transaction().await.unwrap();
+    open.batch_execute("LOCK TABLE ONLY pgqrs.archive IN ROW EXCLUSIVE MODE").await.unwrap();
+    assert_eq!(scene.sweep(RETENTION).await, Swept::default());
+    assert!(scene.ranges().await.contains(&RANGE));
+    open.commit().await.unwrap();
+    scene.sweep(RETENTION).await;
+    assert!(!scene.ranges().await.contains(&RANGE));
 }
 
 #[tokio::test]
