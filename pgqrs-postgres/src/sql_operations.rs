@@ -156,10 +156,10 @@ pub(crate) const CLOCK: &str = "SELECT clock_timestamp() AS now";
 pub(crate) const PROCESS: &str = "SELECT pg_backend_pid() AS pid";
 
 /// What there is to do for the partitions of the archive, at $1, by a user who may. A range of ids to
-/// make one for, so that two are ahead, at least $2 ids and a third of what there is. One that may be
-/// past: its first and its last row are, and the first one above, so that hardly any of its messages is
-/// to come yet; now and then, for to look through one in which something is kept may take a while. And
-/// one retired.
+/// make one for, so that two are ahead of what is archived, at least $2 ids and a third of what there
+/// is. One that may be past: its first and its last row are, and the first one above, so that hardly
+/// any of its messages is to come yet; one time in ten, for to look through one in which something is
+/// kept may take a while. And one retired.
 pub(crate) const PARTITIONS: &str = "
 WITH part AS MATERIALIZED (
     SELECT quote_ident(relname) AS name, bound[1]::bigint AS lower, bound[2]::bigint AS upper
@@ -167,10 +167,11 @@ WITH part AS MATERIALIZED (
          regexp_match(pg_get_expr(relpartbound, oid), '(\\d+)\\D+(\\d+)') AS bound
     WHERE inhparent = '{schema}.archive'::regclass AND bound IS NOT NULL
 ), next AS (
-    SELECT greatest(max(upper), (last_value / $2 + 1) * $2) AS lower,
-           greatest((max(upper) - min(lower)) / 3 / $2, 1) * $2 AS size
-    FROM {schema}.sequence LEFT JOIN part ON true
-    GROUP BY last_value HAVING count(*) FILTER (WHERE lower > last_value) < 2
+    SELECT greatest((max(upper) - min(lower)) / 3 / $2, 1) * $2 AS size,
+           greatest(max(upper),
+                    ((SELECT coalesce(max(id), 0) FROM {schema}.archive_default) / $2 + 1) * $2) AS lower
+    FROM (SELECT coalesce(max(id), 0) AS reached FROM {schema}.archive) a LEFT JOIN part ON true
+    GROUP BY reached HAVING count(*) FILTER (WHERE lower > reached) < 2
 ), past AS MATERIALIZED (
     SELECT name FROM part CROSS JOIN LATERAL (
         SELECT bool_or(q.retention_us IS NULL OR a.archived_at > coalesce($1, now()) - {retention})

@@ -49,6 +49,17 @@ async fn what_outruns_the_sweeps_goes_to_the_default_partition() {
 }
 
 #[tokio::test]
+async fn a_backlog_from_before_the_first_sweep_has_its_ranges() {
+    let scene = scene().await;
+    scene.draw_upto(RANGE).await;
+    scene.enqueue("q", 0).await;
+    scene.draw_upto(100 * RANGE).await;
+    scene.sweep(0).await;
+    let archived = scene.settle("q", 0).await;
+    assert_eq!(scene.partition_of(archived).await, format!("archive_{RANGE}"));
+}
+
+#[tokio::test]
 async fn ranges_grow_with_the_archive() {
     let scene = scene().await;
     let mut drawn = 1;
