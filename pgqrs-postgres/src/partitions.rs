@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Ids in the smallest range. Below this a store has the default partition alone.
-const RANGE: i64 = 1 << 18;
+pub(crate) const RANGE: i64 = 1 << 18;
 /// Messages of a retired partition that a sweep removes: enough for 10,000 a second and run loop.
 const REMOVED: i64 = 50_000;
 

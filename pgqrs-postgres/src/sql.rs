@@ -519,6 +519,27 @@ WHERE ($1 IS NULL OR q.name = $1) AND ($2 IS NULL OR w.state = $2)
   AND ($3 IS NULL OR w.id = $3) AND ($4 IS NULL OR w.id > $4)
 ORDER BY w.id LIMIT $5";
 
+    /// What of a sweep there is to do: mostly nothing, and then this is all of it. $2 as below. The
+    /// partitions of the archive are looked at when $3 numbers have been drawn since $4, and now and
+    /// then.
+    sweep_due = "
+SELECT EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
+           SELECT FROM {schema}.leases WHERE queue_id = q.id AND last_attempt
+             AND visible_at <= coalesce($1, now()) ORDER BY visible_at LIMIT 1) l) AS spent,
+       EXISTS (SELECT FROM {schema}.workers WHERE {is_dead}) AS dead_workers,
+       EXISTS (SELECT FROM {schema}.workers WHERE state = 'stopped'
+           AND stopped_at + $2 * interval '1 microsecond' <= coalesce($1, now())) AS old_workers,
+       EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
+           (SELECT 1 FROM {schema}.archive_default WHERE queue_id = q.id
+              AND archived_at <= coalesce($1, now()) - {retention} LIMIT 1)
+           UNION ALL
+           (SELECT 1 FROM {schema}.archive WHERE queue_id = q.id
+              AND archived_at <= coalesce($1, now()) - 2 * {retention} LIMIT 1)
+       ) a WHERE q.retention_us IS NOT NULL) AS old_archive,
+       last_value, last_value >= $4 + $3 OR $1 IS NOT NULL OR random() < 0.05
+           OR EXISTS (SELECT FROM {schema}.retired) AS partitions
+FROM {schema}.sequence";
+
     /// Of the last run only as many as are left to $2.
     bury_spent = "
 WITH spent AS MATERIALIZED (

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicI64},
     time::Instant,
 };
 
@@ -25,6 +25,7 @@ use crate::{
     known::{self, Known},
     listen::{self, Listener},
     migrate,
+    partitions::RANGE,
     pool::Pool,
     queues, reads, settle,
     sql::Statements,
@@ -48,6 +49,8 @@ pub(crate) struct Inner {
     enqueues: Group<Enqueue>,
     claims: Group<Claims>,
     settles: Group<Vec<Settlement>>,
+    /// The last number drawn when a sweep last saw to the archive's partitions.
+    pub(crate) partitions_looked_at: AtomicI64,
 }
 
 /// Connects to the database that `url` names: [`PostgresStore::connect`] with default [`Options`].
@@ -85,6 +88,7 @@ impl PostgresStore {
             claims: Group::with_flushes(2),
             // Flushes at once would meet at the leases of one claim, and one of them come again.
             settles: Group::with_flushes(1),
+            partitions_looked_at: AtomicI64::new(-RANGE), // at its first sweep
         });
         inner.repeat(|| migrate::check_version(&inner)).await?;
         Ok(Self { inner })
