@@ -4,12 +4,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
 use pgqrs::{MessageId, QueueName, Receipt, WorkerId};
-use tokio_postgres::{Client, Error, Statement, types::Type};
+use tokio_postgres::{
+    Client, Error, Statement,
+    types::{ToSql, Type},
+};
 
 use crate::{
     PostgresStore,
     enqueue::RUN,
     known::{RANKS, Start},
+    settle::leases,
 };
 
 /// A connection with the two statements prepared.
@@ -34,16 +38,16 @@ impl Bare {
         queue: QueueName,
         worker: WorkerId,
     ) -> Result<Self, Error> {
-        let sql = store.statements();
         let (text, number, time) = (Type::TEXT, Type::INT8, Type::TIMESTAMPTZ);
         let (numbers, places) = (Type::INT8_ARRAY, Type::INT4_ARRAY);
-        let callers = [numbers.clone(), places.clone(), places];
-        let claim =
-            [&[text][..], &callers, &[number.clone(), number, time.clone(), numbers.clone()]];
-        let archive = [numbers.clone(), numbers, time];
+        let callers = [numbers.clone(), places.clone(), places.clone()];
+        let most = [number.clone(), number.clone(), time.clone(), numbers.clone()];
+        let claim = [&[text][..], &callers, &most, &[number, Type::INT4]];
+        let archive = [numbers.clone(), numbers, places.clone(), places, time];
+        let sql = store.statements();
         Ok(Self {
             claim: client.prepare_typed(&sql.claim, &claim.concat()).await?,
-            archive: client.prepare_typed(&sql.archive, &archive).await?,
+            archive: client.prepare_typed(&sql.archive_whole, &archive).await?,
             client,
             queue,
             worker,
@@ -71,19 +75,17 @@ impl Bare {
         let (queue, workers) = (self.queue.as_str(), vec![Some(self.worker.0)]);
         let (first, last, runs) = (vec![0_i32], vec![limit as i32], limit.div_ceil(RUN) as i64);
         let (timeout, now, from) = (None::<i64>, None::<DateTime<Utc>>, marks.to_vec());
-        let rows = self
-            .client
-            .query(&self.claim, &[&queue, &workers, &first, &last, &runs, &timeout, &now, &from])
-            .await?;
+        let (ready, wanted) = (1_i64, limit as i32);
+        let parameters: [&(dyn ToSql + Sync); 10] =
+            [&queue, &workers, &first, &last, &runs, &timeout, &now, &from, &ready, &wanted];
+        let rows = self.client.query(&self.claim, &parameters).await?;
         let mut receipts = Vec::with_capacity(rows.len());
         for row in &rows {
-            if let Some(id) = row.try_get::<_, Option<i64>>("id")? {
-                let _payload: &str = row.try_get("payload")?;
-                receipts.push(Receipt { id: MessageId(id), token: row.try_get("token")? });
-                let priority: i16 = row.try_get("priority")?;
-                let rank = RANKS - 1 - usize::from(priority.unsigned_abs());
-                self.marks()[rank] = row.try_get("pos")?;
-            }
+            let _payloads: Vec<&str> = row.try_get("payloads")?;
+            let (ids, token): (Vec<i64>, i64) = (row.try_get("ids")?, row.try_get("token")?);
+            receipts.extend(ids.into_iter().map(|id| Receipt { id: MessageId(id), token }));
+            let rank: i16 = row.try_get("rank")?;
+            self.marks()[usize::from(rank.unsigned_abs())] = row.try_get("pos")?;
         }
         Ok(receipts)
     }
@@ -93,10 +95,10 @@ impl Bare {
     /// # Errors
     /// Of the database.
     pub async fn archive(&self, receipts: &[Receipt]) -> Result<usize, Error> {
-        let columns = receipts.iter().map(|receipt| (receipt.id.0, receipt.token));
-        let (ids, tokens): (Vec<i64>, Vec<i64>) = columns.unzip();
+        let (ids, tokens, firsts, lasts) = leases(&receipts.iter().copied().collect());
         let now = None::<DateTime<Utc>>;
-        let row = self.client.query_one(&self.archive, &[&ids, &tokens, &now]).await?;
+        let row =
+            self.client.query_one(&self.archive, &[&ids, &tokens, &firsts, &lasts, &now]).await?;
         Ok(row.try_get::<_, Option<Vec<i64>>>("ids")?.unwrap_or_default().len())
     }
 

@@ -1,6 +1,7 @@
 //! Leasing ready messages.
 
 use std::{
+    collections::{BTreeMap, HashSet},
     fmt, mem,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use pgqrs::{
 use tokio_postgres::Row;
 
 use crate::{
-    error::{at, column},
+    error::column,
     group::Call,
     known::{Known, Start},
     pool::params,
@@ -28,9 +29,9 @@ use crate::{
 /// Claims of one queue that share a statement.
 #[derive(Debug, Clone)]
 pub(crate) struct Claims {
-    queue: QueueName,
+    pub(crate) queue: QueueName,
     timeout: Option<VisibilityTimeout>,
-    now: Option<DateTime<Utc>>,
+    pub(crate) now: Option<DateTime<Utc>>,
     /// Who claims, and how many at most.
     callers: Vec<(Option<WorkerId>, usize)>,
 }
@@ -43,9 +44,8 @@ impl From<Claim> for Claims {
 }
 
 impl Claims {
-    /// Whether the caller says what time it is.
-    pub(crate) fn is_at_given_time(&self) -> bool {
-        self.now.is_some()
+    fn worker(&self, caller: usize) -> Option<i64> {
+        self.callers[caller].0.map(|worker| worker.0)
     }
 }
 
@@ -206,17 +206,13 @@ async fn promote(store: &Inner, claims: &Claims, start: Start) -> Result<Option<
         DUE_PER_CLAIM as i64,
         BURIED_PER_CLAIM as i64,
         LEASE_EXPIRED,
-        workers(claims),
+        (0..claims.callers.len()).map(|nth| claims.worker(nth)).collect::<Vec<_>>(),
         start.marks.to_vec(),
         start.due_since,
     ];
     let row = store.pool.query_one(&store.sql.promote_due, parameters).await?;
     let is_complete: bool = column(&row, "is_complete")?;
     Ok(if is_complete { Some(column(&row, "now")?) } else { None })
-}
-
-fn workers(claims: &Claims) -> Vec<Option<i64>> {
-    claims.callers.iter().map(|(worker, _)| worker.map(|worker| worker.0)).collect()
 }
 
 /// What was claimed so far, for each caller.
@@ -250,28 +246,6 @@ impl Taken {
     }
 }
 
-/// The columns of the statement `claim`, read by number: by name each is a search.
-mod columns {
-    pub(super) const CALLER: usize = 0;
-    pub(super) const FOUND: usize = 1;
-    pub(super) const STATE: usize = 2;
-    pub(super) const REPLACED_BY: usize = 3;
-    pub(super) const RUNS: usize = 4;
-    pub(super) const HELD: usize = 5;
-    pub(super) const ID: usize = 6;
-    pub(super) const TOKEN: usize = 7;
-    pub(super) const ATTEMPTS: usize = 8;
-    pub(super) const MAX_ATTEMPTS: usize = 9;
-    pub(super) const VISIBLE_AT: usize = 10;
-    pub(super) const CLAIMED_AT: usize = 11;
-    pub(super) const LAST_ERROR: usize = 12;
-    pub(super) const PRIORITY: usize = 13;
-    pub(super) const ENQUEUED_AT: usize = 14;
-    pub(super) const PAYLOAD: usize = 15;
-    pub(super) const HEADERS: usize = 16;
-    pub(super) const POS: usize = 17;
-}
-
 /// Takes what the callers still want, in as many statements as it needs: mostly one. How many runs
 /// hold so many messages is a guess.
 async fn take(
@@ -290,9 +264,8 @@ async fn take(
         let runs = known.runs(wanted);
         let began = Instant::now();
         let claimed = take_runs(taken, store, claims, start, &wants, runs).await?;
-        let messages: usize = claimed.reached.len();
         known.claimed(start, &claimed, began.elapsed());
-        if claimed.runs < runs && !claimed.was_refused || messages >= wanted {
+        if claimed.runs < runs && !claimed.was_refused || claimed.messages >= wanted {
             return Ok(());
         }
     }
@@ -304,7 +277,9 @@ pub(crate) struct Step {
     /// How many runs, and how many messages they held.
     pub(crate) runs: usize,
     pub(crate) held: usize,
-    /// The messages' priorities and positions.
+    /// How many of those it leased.
+    messages: usize,
+    /// The runs' priorities and positions.
     pub(crate) reached: Vec<(Priority, i64)>,
     /// Somebody may not claim, and so nobody did.
     was_refused: bool,
@@ -318,7 +293,6 @@ async fn take_runs(
     wants: &[(usize, usize)],
     runs: usize,
 ) -> Result<Step> {
-    let worker = |nth: usize| claims.callers[nth].0;
     let mut wanted = 0;
     let (mut firsts, mut lasts) = (Vec::new(), Vec::new());
     for (_, limit) in wants {
@@ -326,66 +300,75 @@ async fn take_runs(
         wanted += limit;
         lasts.push(wanted as i32);
     }
+    let workers: Vec<_> = wants.iter().map(|(nth, _)| claims.worker(*nth)).collect();
     let parameters = params![
         claims.queue.as_str(),
-        wants.iter().map(|(nth, _)| worker(*nth).map(|worker| worker.0)).collect::<Vec<_>>(),
+        workers,
         firsts,
         lasts,
         runs as i64,
         claims.timeout.map(VisibilityTimeout::micros),
         claims.now,
         start.marks.to_vec(),
+        workers.iter().flatten().collect::<HashSet<_>>().len() as i64,
+        wanted as i32,
     ];
     let rows = store.pool.query(&store.sql.claim, parameters).await?;
+    if rows.is_empty() {
+        let was_refused = refuse(taken, store, claims, wants, workers).await?;
+        return Ok(Step { was_refused, ..Step::default() });
+    }
     let mut step = Step::default();
     let mut unreadable = Vec::new();
+    let mut sizes = BTreeMap::new();
     for row in &rows {
-        let nth = wants[at::<i64>(row, columns::CALLER)? as usize - 1].0;
-        step.runs = at::<i64>(row, columns::RUNS)? as usize;
-        step.held = at::<Option<i32>>(row, columns::HELD)?.unwrap_or_default() as usize;
-        let Some(id) = at::<Option<i64>>(row, columns::ID)? else {
-            if !at::<bool>(row, columns::FOUND)? {
-                return Err(not_found(&claims.queue));
+        let nth = wants[column::<i64>(row, "n")? as usize - 1].0;
+        let priority = Priority::new(9 - column::<i16>(row, "rank")?.unsigned_abs() as u8)?;
+        step.reached.push((priority, column(row, "pos")?));
+        sizes.insert(column::<i32>(row, "upto")?, column::<i32>(row, "size")? as usize);
+        let (token, worker) = (column(row, "token")?, claims.callers[nth].0);
+        let (claimed_at, visible_at) = (column(row, "since")?, column(row, "until")?);
+        let enqueued_at = column(row, "enqueued_at")?;
+        let (attempts, max_attempts) = (attempts(row, "attempts")?, attempts(row, "max_attempts")?);
+        let last_error: Option<&str> = column(row, "last_error")?;
+        let ids: Vec<i64> = column(row, "ids")?;
+        let payloads: Vec<&str> = column(row, "payloads")?;
+        let headers: Vec<Option<&str>> = column(row, "headers")?;
+        let mut contents: Vec<_> = ids.into_iter().zip(payloads.into_iter().zip(headers)).collect();
+        // In no order by the statement, and in that of ids in a run.
+        contents.sort_unstable_by_key(|(id, _)| *id);
+        step.messages += contents.len();
+        for (id, (payload, headers)) in contents {
+            let receipt = Receipt { id: MessageId(id), token };
+            let (payload, headers) = match parse_stored(payload, headers) {
+                Ok(contents) => contents,
+                Err(error) => {
+                    let action = Action::Fail { error, retry: RetryDecision::Dead };
+                    unreadable.push(Settlement { receipt, action });
+                    continue;
+                }
+            };
+            let message = Message {
+                id: receipt.id,
+                queue: claims.queue.clone(),
+                payload,
+                headers,
+                priority,
+                enqueued_at,
+                claimed_at,
+                visible_at,
+                attempts,
+                max_attempts,
+                worker,
+                last_error: last_error.map(str::to_owned),
+                receipt,
+            };
+            if let Ok(claimed) = &mut taken.outcomes[nth] {
+                claimed.messages.push(message);
             }
-            if let Some(worker) = worker(nth)
-                && let Err(error) = check(worker, row)?
-            {
-                step.was_refused = true;
-                taken.outcomes[nth] = Err(error);
-            }
-            continue;
-        };
-        let receipt = Receipt { id: MessageId(id), token: at(row, columns::TOKEN)? };
-        let priority = Priority::new(at::<i16>(row, columns::PRIORITY)?.unsigned_abs() as u8)?;
-        step.reached.push((priority, at(row, columns::POS)?));
-        let headers: Option<&str> = at(row, columns::HEADERS)?;
-        let (payload, headers) = match parse_stored(at(row, columns::PAYLOAD)?, headers) {
-            Ok(contents) => contents,
-            Err(error) => {
-                let action = Action::Fail { error, retry: RetryDecision::Dead };
-                unreadable.push(Settlement { receipt, action });
-                continue;
-            }
-        };
-        let message = Message {
-            id: receipt.id,
-            queue: claims.queue.clone(),
-            payload,
-            headers,
-            priority,
-            enqueued_at: at(row, columns::ENQUEUED_AT)?,
-            claimed_at: at(row, columns::CLAIMED_AT)?,
-            visible_at: at(row, columns::VISIBLE_AT)?,
-            attempts: at::<i16>(row, columns::ATTEMPTS)?.unsigned_abs().into(),
-            max_attempts: at::<i16>(row, columns::MAX_ATTEMPTS)?.unsigned_abs().into(),
-            worker: worker(nth),
-            last_error: at(row, columns::LAST_ERROR)?,
-            receipt,
-        };
-        if let Ok(claimed) = &mut taken.outcomes[nth] {
-            claimed.messages.push(message);
         }
     }
+    (step.runs, step.held) = (sizes.len(), sizes.values().sum());
     if !unreadable.is_empty() {
         let settle = Settle { settlements: unreadable, now: claims.now };
         if let Err(error) = settle::settle(store, &settle).await {
@@ -396,15 +379,41 @@ async fn take_runs(
     Ok(step)
 }
 
+/// Tells those callers who may not claim, and whether there are any.
+async fn refuse(
+    taken: &mut Taken,
+    store: &Inner,
+    claims: &Claims,
+    wants: &[(usize, usize)],
+    workers: Vec<Option<i64>>,
+) -> Result<bool> {
+    let parameters = params![claims.queue.as_str(), workers];
+    let rows = store.pool.query(&store.sql.standing, parameters).await?;
+    if rows.is_empty() {
+        return Err(not_found(&claims.queue));
+    }
+    let mut has_refused = false;
+    for row in &rows {
+        let nth = wants[column::<i64>(row, "n")? as usize - 1].0;
+        if let Some(worker) = claims.callers[nth].0
+            && let Err(error) = check(worker, row)?
+        {
+            taken.outcomes[nth] = Err(error);
+            has_refused = true;
+        }
+    }
+    Ok(has_refused)
+}
+
 /// Whether the worker may claim.
 fn check(worker: WorkerId, row: &Row) -> Result<Result<()>> {
-    let Some(state) = at::<Option<&str>>(row, columns::STATE)? else {
+    let Some(state) = column::<Option<&str>>(row, "state")? else {
         return Ok(Err(Error::WorkerNotFound { worker }));
     };
     Ok(match workers::state(state)? {
         WorkerState::Ready => Ok(()),
         state => {
-            let replaced_by = at::<Option<i64>>(row, columns::REPLACED_BY)?.map(WorkerId);
+            let replaced_by = column::<Option<i64>>(row, "replaced_by")?.map(WorkerId);
             Err(Error::WorkerNotReady { worker, state, replaced_by })
         }
     })

@@ -105,11 +105,6 @@ pub(crate) fn column<'r, T: FromSql<'r>>(row: &'r impl Record, name: &str) -> pg
     row.value(name)
 }
 
-/// The column of a row at this place.
-pub(crate) fn at<'r, T: FromSql<'r>>(row: &'r Row, place: usize) -> pgqrs::Result<T> {
-    row.try_get(place).map_err(from_driver)
-}
-
 fn from_connection(error: tokio_postgres::Error) -> Error {
     let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     let reason = format!("{error}{cause}");

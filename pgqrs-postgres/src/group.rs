@@ -7,11 +7,18 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use pgqrs::{Error, Result};
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::timeout,
+};
 
 /// A call of so many rows runs by itself: it gains little by company, and several keep several of the
 /// server's processors busy.
@@ -20,6 +27,11 @@ const ALONE: usize = 50;
 const ROWS: usize = 1_000;
 /// Bytes of payload in one flush at most.
 const BYTES: usize = 4 * 1024 * 1024;
+
+/// How often a flush lets others run before it leaves.
+const YIELDS: u32 = 4;
+/// How long a flush waits for callers of another group at most.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// What a caller hands in.
 pub(crate) trait Call: Send + Sync + 'static {
@@ -51,21 +63,59 @@ pub(crate) trait Call: Send + Sync + 'static {
 
 /// Gathers calls and flushes them.
 pub(crate) struct Group<C: Call> {
-    state: Arc<Mutex<State<C>>>,
+    waiting: Arc<Mutex<Waiting<C>>>,
     most_flushes: usize,
+    turns: Arc<Turns>,
+    /// Those of the group whose callers, once they are answered, are about to call here.
+    followed: Option<Arc<Turns>>,
 }
 
-struct State<C: Call> {
-    waiting: Vec<(C, oneshot::Sender<Result<C::Answer>>)>,
-    flushes: usize,
+/// The turns of a group.
+#[derive(Debug, Default)]
+struct Turns {
+    count: AtomicUsize,
+    landings: AtomicUsize,
+    /// A flush has landed and its callers are answered, or a turn is over.
+    changed: Notify,
 }
+
+impl Turns {
+    /// While there is a turn, waits for the next landing; for a moment at most.
+    async fn land(&self) {
+        let seen = self.landings.load(Ordering::SeqCst);
+        let landed = async {
+            loop {
+                let changed = self.changed.notified();
+                let is_over = self.count.load(Ordering::SeqCst) == 0;
+                if is_over || self.landings.load(Ordering::SeqCst) != seen {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = timeout(PATIENCE, landed).await;
+    }
+
+    fn end(&self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+}
+
+/// Calls, each with where its answer goes.
+type Waiting<C> = Vec<(C, oneshot::Sender<Result<<C as Call>::Answer>>)>;
 
 impl<C: Call> Group<C> {
     /// Up to so many flushes are on their way at once: while one waits for its commit another one is
     /// built.
     pub(crate) fn with_flushes(most_flushes: usize) -> Self {
-        let state = State { waiting: Vec::new(), flushes: 0 };
-        Self { state: Arc::new(Mutex::new(state)), most_flushes }
+        Self { waiting: Arc::default(), most_flushes, turns: Arc::default(), followed: None }
+    }
+
+    /// Callers of `other` are about to call here when they are answered: a flush waits for one of
+    /// `other` that is on its way, so that they go together.
+    pub(crate) fn following<D: Call>(self, other: &Group<D>) -> Self {
+        Self { followed: Some(other.turns.clone()), ..self }
     }
 
     /// Hands in a call, and answers once it is committed. `run` runs one call, or several joined.
@@ -87,27 +137,38 @@ impl<C: Call> Group<C> {
         }
         let (answer, answered) = oneshot::channel();
         let is_free = {
-            let mut state = lock(&self.state);
-            state.waiting.push((call, answer));
-            let is_free = state.flushes < self.most_flushes;
-            state.flushes += usize::from(is_free);
+            let mut waiting = lock(&self.waiting);
+            waiting.push((call, answer));
+            let is_free = self.turns.count.load(Ordering::SeqCst) < self.most_flushes;
+            self.turns.count.fetch_add(usize::from(is_free), Ordering::SeqCst);
             is_free
         };
         if is_free {
-            let mut turn = Turn { state: self.state.clone(), is_over: false };
+            let (waiting, all) = (self.waiting.clone(), self.turns.clone());
+            let mut turn = Turn { waiting, all, is_over: false };
+            let followed = self.followed.clone();
             tokio::spawn(async move {
                 loop {
+                    if let Some(followed) = &followed
+                        && !lock(&turn.waiting).is_empty()
+                    {
+                        followed.land().await;
+                    }
                     // Those who were answered together are about to call together.
-                    tokio::task::yield_now().await;
+                    for _ in 0..YIELDS {
+                        tokio::task::yield_now().await;
+                    }
                     let Some((calls, mut answers)) = turn.next_flush() else { return };
                     let outcomes = tokio::select! {
                         outcomes = flush(calls, &run) => outcomes,
                         () = all_gone(&mut answers), if C::ENDS_WITH_CALLERS => continue,
                     };
+                    turn.all.landings.fetch_add(1, Ordering::SeqCst);
                     for (answer, outcome) in answers.into_iter().zip(outcomes) {
                         // A caller that is gone wants no answer.
                         let _ = answer.send(outcome);
                     }
+                    turn.all.changed.notify_waiters();
                 }
             });
         }
@@ -158,7 +219,8 @@ impl<C: Call> fmt::Debug for Group<C> {
 
 /// The right to flush, one of the few.
 struct Turn<C: Call> {
-    state: Arc<Mutex<State<C>>>,
+    waiting: Arc<Mutex<Waiting<C>>>,
+    all: Arc<Turns>,
     is_over: bool,
 }
 
@@ -168,10 +230,10 @@ impl<C: Call> Turn<C> {
     /// The calls that go together next: the first that waits, and those behind it that share with
     /// it. Without any the turn is over.
     fn next_flush(&mut self) -> Option<Flush<C>> {
-        let mut state = lock(&self.state);
+        let mut waiting = lock(&self.waiting);
         let (mut calls, mut answers, mut later) = (Vec::<C>::new(), Vec::new(), Vec::new());
         let (mut rows, mut bytes) = (0, 0);
-        for (call, answer) in state.waiting.drain(..) {
+        for (call, answer) in waiting.drain(..) {
             let fits = rows + call.rows() <= ROWS && bytes + call.bytes() <= BYTES;
             if calls.first().is_none_or(|first| fits && call.shares_with(first)) {
                 (rows, bytes) = (rows + call.rows(), bytes + call.bytes());
@@ -181,9 +243,9 @@ impl<C: Call> Turn<C> {
                 later.push((call, answer));
             }
         }
-        state.waiting = later;
+        *waiting = later;
         if calls.is_empty() {
-            state.flushes -= 1;
+            self.all.end();
             self.is_over = true;
             return None;
         }
@@ -195,11 +257,11 @@ impl<C: Call> Drop for Turn<C> {
     /// A turn that ends in the middle, with its runtime or by a panic, is free for the next caller.
     fn drop(&mut self) {
         if !self.is_over {
-            lock(&self.state).flushes -= 1;
+            self.all.end();
         }
     }
 }
 
-fn lock<C: Call>(state: &Mutex<State<C>>) -> MutexGuard<'_, State<C>> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<C: Call>(waiting: &Mutex<Waiting<C>>) -> MutexGuard<'_, Waiting<C>> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -41,6 +41,7 @@ mod remote;
 mod session;
 mod settle;
 mod sql;
+mod sql_claim;
 mod sql_operations;
 #[cfg(any(feature = "sqlx-0_8", feature = "sqlx-0_9"))]
 mod sqlx;

@@ -43,6 +43,7 @@ pub(crate) const PARTS: &[(&str, &str)] = &[
     SELECT ARRAY (SELECT id FROM unnest(l.ids) AS id WHERE id <> ALL (named.ids)), token, queue_id,
            rank, attempts, max_attempts, visible_at, claimed_at, worker_id, last_error
     FROM ended l JOIN named USING (token) WHERE NOT l.ids <@ named.ids
+    RETURNING token
 ), held AS (
     SELECT m.id, token, queue_id, rank, attempts, max_attempts, last_attempt, worker_id, claimed_at,
            last_error

@@ -8,7 +8,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, RecyclingMethod, Runtime, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Object, QueueMode, RecyclingMethod, Runtime, Timeouts,
 };
 use pgqrs::{Error, Result};
 use tokio::time::timeout;
@@ -113,6 +113,8 @@ impl Pool {
         let pool = deadpool_postgres::Pool::builder(manager)
             .post_create(settle_in)
             .max_size(options.pool_size.max(1))
+            // Few sessions that are warm, rather than all in turns.
+            .queue_mode(QueueMode::Lifo)
             .timeouts(Timeouts {
                 wait: Some(options.call_timeout),
                 create: Some(options.connect_timeout),

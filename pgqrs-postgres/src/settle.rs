@@ -1,6 +1,9 @@
 //! Ending and prolonging leases.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::atomic::Ordering,
+};
 
 use pgqrs::{
     Action, Delay, LeaseLost, MessageId, Receipt, Result, RetryDecision, Settle, Settled,
@@ -16,6 +19,10 @@ use crate::{
 };
 
 type Outcomes = Vec<Result<Settled, LeaseLost>>;
+
+/// Archives come in whole leases, or, as where handlers end one by one, in parts, which take a
+/// statement that does more. After one in part so many are expected to be as well.
+const IN_PART: u8 = 32;
 
 pub(crate) async fn settle(store: &Inner, settle: &Settle) -> Result<Outcomes> {
     // One statement that writes, or statements that may be repeated, need no transaction.
@@ -108,13 +115,17 @@ pub(crate) async fn settle_with(
             if missed.is_empty() {
                 continue;
             }
-            // Each time that others have changed a run in between.
+            // Each time that others have changed a run in between; and archives, tried first as
+            // if they were of whole leases, if they are not.
             while !missed.is_empty() {
                 let (ids, tokens) = columns(&missed);
                 let row = session.query_one(&store.sql.retake, params![ids, tokens]).await?;
                 let again = receipts(&row)?;
                 if again.is_empty() {
                     break;
+                }
+                if *kind == Kind::Archive {
+                    store.archives_in_part.store(IN_PART, Ordering::Relaxed);
                 }
                 missed.retain(|receipt| !again.contains(receipt));
                 let again = group.iter().filter(|(receipt, _)| again.contains(*receipt));
@@ -175,7 +186,20 @@ async fn act(
     let actions = || group.values().map(|(_, action)| *action);
     let (sql, now) = (&store.sql, settle.now);
     let row = match kind {
-        Kind::Archive => session.query_one(&sql.archive, params![ids, tokens, now]).await?,
+        Kind::Archive if store.archives_in_part.load(Ordering::Relaxed) == 0 => {
+            let (ids, tokens, firsts, lasts) = leases(&missed);
+            let parameters = params![ids, tokens, firsts, lasts, now];
+            session.query_one(&sql.archive_whole, parameters).await?
+        }
+        Kind::Archive => {
+            let row = session.query_one(&sql.archive, params![ids, tokens, now]).await?;
+            let expected = match column(&row, "in_part")? {
+                true => IN_PART,
+                false => store.archives_in_part.load(Ordering::Relaxed).saturating_sub(1),
+            };
+            store.archives_in_part.store(expected, Ordering::Relaxed);
+            row
+        }
         Kind::Delete => session.query_one(&sql.delete, params![ids, tokens]).await?,
         Kind::GiveBack => {
             let delays: Vec<_> = actions().map(micros).collect();
@@ -224,6 +248,18 @@ fn error(action: &Action) -> Option<String> {
         Action::Fail { error, .. } => Some(cut_error(error)),
         _ => None,
     }
+}
+
+/// Ids, ordered by tokens; the tokens, and the places of the first and the last id of each.
+pub(crate) fn leases(receipts: &BTreeSet<Receipt>) -> (Vec<i64>, Vec<i64>, Vec<i32>, Vec<i32>) {
+    let mut leases = BTreeMap::<i64, Vec<i64>>::new();
+    receipts.iter().for_each(|receipt| leases.entry(receipt.token).or_default().push(receipt.id.0));
+    let (mut firsts, mut lasts) = (Vec::new(), Vec::new());
+    for ids in leases.values() {
+        firsts.push(lasts.last().map_or(1, |last| last + 1));
+        lasts.push(firsts[lasts.len()] + ids.len() as i32 - 1);
+    }
+    (leases.values().flatten().copied().collect(), leases.into_keys().collect(), firsts, lasts)
 }
 
 fn columns(receipts: &BTreeSet<Receipt>) -> (Vec<i64>, Vec<i64>) {

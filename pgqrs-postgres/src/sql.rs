@@ -1,4 +1,5 @@
-//! Every statement of this backend, in the order of the `Store` trait.
+//! Every statement of this backend, in the order of the `Store` trait. Those of claims stand in
+//! `sql_claim.rs`.
 //!
 //! Conventions: every time is `coalesce($n, now())`, or `{now}` where the transaction may be the
 //! caller's and have begun long before; a common table expression that must run once, or that
@@ -6,7 +7,11 @@
 //! `ctid = ANY (ARRAY (…))`, a plan that depends on no statistics. Everything in one statement sees
 //! one snapshot, from before its own writes.
 
-use crate::{parts::PARTS, statements::statements};
+use crate::{
+    parts::PARTS,
+    sql_claim::{CLAIM, LOOK, PROMOTE_DUE, STANDING},
+    statements::statements,
+};
 
 statements! {
     create_schema = "CREATE SCHEMA {schema}";
@@ -144,145 +149,32 @@ WITH q AS MATERIALIZED (
 )
 SELECT q.fits, q.payload_limit, numbered.ids FROM q, numbered";
 
-    /// Takes into ready what has become due, earliest first, $3 delayed runs and $3 expired ones at
-    /// most, and buries runs that expired on their last attempt, of up to $4 messages together.
-    /// Nothing for workers that may not claim: a refused claim changes nothing. What is promoted
-    /// comes no earlier than the marks of this store ($7), and thus before all that waits.
-    promote_due = "
-WITH q AS MATERIALIZED (
-    SELECT id FROM {schema}.queues q WHERE name = $1 AND EXISTS (
-        SELECT FROM unnest($6) AS c (worker) WHERE worker IS NULL OR EXISTS (
-            SELECT FROM {schema}.workers WHERE id = worker AND queue_id = q.id AND state = 'ready'))
-), due AS MATERIALIZED (
-    SELECT ctid FROM {schema}.delayed
-    WHERE queue_id = (SELECT id FROM q) AND visible_at <= coalesce($2, now())
-      AND visible_at >= coalesce($8, '-infinity')
-    ORDER BY visible_at LIMIT $3 FOR UPDATE SKIP LOCKED
-), woken AS (
-    DELETE FROM {schema}.delayed WHERE ctid = ANY (ARRAY (SELECT ctid FROM due)) RETURNING *
-), expired AS MATERIALIZED (
-    SELECT ctid FROM {schema}.leases
-    WHERE queue_id = (SELECT id FROM q) AND NOT last_attempt AND visible_at <= coalesce($2, now())
-      AND visible_at >= coalesce($8, '-infinity')
-    ORDER BY visible_at LIMIT $3 FOR UPDATE SKIP LOCKED
-), lapsed AS (
-    DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (SELECT ctid FROM expired)) RETURNING *
-), promoted AS (
-    {back_to_ready}
-    SELECT ids, queue_id, greatest(pos, ($7)[rank + 1]), visible_at, rank, attempts, max_attempts,
-           last_error, NULL, NULL, NULL
-    FROM woken
-    UNION ALL
-    SELECT ids, queue_id, greatest(token, ($7)[rank + 1]), visible_at, rank, attempts, max_attempts,
-           last_error, token, worker_id, claimed_at
-    FROM lapsed
-), spent AS MATERIALIZED (
-    SELECT ctid FROM {schema}.leases
-    WHERE ctid = ANY (ARRAY (
-        SELECT row FROM (
-            SELECT row, sum(size) OVER (ORDER BY visible_at, row) AS total FROM (
-                SELECT ctid AS row, visible_at, cardinality(ids) AS size FROM {schema}.leases
-                WHERE queue_id = (SELECT id FROM q) AND last_attempt
-                  AND visible_at <= coalesce($2, now())
-                  AND visible_at >= coalesce($8, '-infinity')
-                ORDER BY visible_at LIMIT $4) l) l
-        WHERE total <= $4))
-    FOR UPDATE SKIP LOCKED
-), ended AS (
-    DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (SELECT ctid FROM spent)) RETURNING *
-), buried AS (
+    promote_due = PROMOTE_DUE;
+
+    claim = CLAIM;
+
+    standing = STANDING;
+
+    look = LOOK;
+
+    /// The messages $1 of whole leases, named by token ($2) and the places of their messages in $1
+    /// ($3 to $4). Leases that have other messages, too, are left to `archive`.
+    archive_whole = "
+WITH ended AS (
+    DELETE FROM {schema}.leases WHERE ctid = ANY (ARRAY (
+        SELECT l.row FROM unnest($2, $3, $4) AS r (token, first, last) CROSS JOIN LATERAL (
+            SELECT ctid AS row FROM {schema}.leases WHERE token = r.token AND ids <@ ($1)[first:last]
+            OFFSET 0
+        ) l))
+    RETURNING *
+), archived AS (
     {into_archive}
-    SELECT unnest(ids), queue_id, attempts, token, worker_id, claimed_at, coalesce($2, now()), 'dead',
-           $5
+    SELECT unnest(ids), queue_id, attempts, token, worker_id, claimed_at, coalesce($5, {now}), 'done',
+           last_error
     FROM ended
+    RETURNING id, token
 )
-SELECT now() AS now,
-       greatest((SELECT count(*) FROM due), (SELECT count(*) FROM expired)) < $3
-         AND (SELECT count(*) FROM spent) = 0 AND EXISTS (SELECT FROM q) AS is_complete";
-
-    /// Claims for several callers at once: workers $2 (or null), of whom each is due the messages
-    /// from its $3rd to before its $4th. Takes up to $5 runs, and puts back what nobody is due.
-    /// Answers with at least one row for each caller, which says why nothing was claimed: nothing is,
-    /// unless all of them may.
-    ///
-    /// What a caller gets of a run becomes leases together, under one token. A lease begins no earlier
-    /// than its messages became ready: now() is when this statement began, and another claim may have
-    /// promoted since what expired since. The workers' rows are locked: stop, suspension and
-    /// replacement wait for the claim, or are seen by it.
-    claim = "
-WITH q AS MATERIALIZED (
-    SELECT id, paused, visibility_timeout_us FROM {schema}.queues WHERE name = $1
-), w AS MATERIALIZED (
-    SELECT id, state, replaced_by FROM {schema}.workers
-    WHERE id = ANY ($2) AND queue_id = (SELECT id FROM q) ORDER BY id FOR SHARE
-), caller AS MATERIALIZED (
-    SELECT n, worker, first, last, state, replaced_by
-    FROM unnest($2, $3, $4) WITH ORDINALITY AS c (worker, first, last, n)
-    LEFT JOIN w ON w.id = c.worker
-), open AS MATERIALIZED (
-    SELECT id FROM q WHERE NOT paused AND NOT EXISTS (
-        SELECT FROM caller WHERE worker IS NOT NULL AND state IS DISTINCT FROM 'ready')
-), picked AS MATERIALIZED (
-    SELECT r.row FROM unnest($8) WITH ORDINALITY AS m (mark, nth) CROSS JOIN LATERAL (
-        SELECT ctid AS row FROM {schema}.ready
-        WHERE queue_id = (SELECT id FROM open) AND rank = (m.nth - 1)::smallint AND pos >= m.mark
-        ORDER BY pos LIMIT $5 FOR UPDATE SKIP LOCKED
-    ) r
-    LIMIT $5
-), taken AS (
-    DELETE FROM {schema}.ready WHERE ctid = ANY (ARRAY (SELECT row FROM picked)) RETURNING *
-), run AS MATERIALIZED (
-    SELECT *, (sum(cardinality(ids)) OVER w)::integer AS upto FROM taken
-    WINDOW w AS (ORDER BY rank, pos, ids ROWS UNBOUNDED PRECEDING)
-), rest AS (
-    {back_to_ready}
-    SELECT ids[1 + greatest(cardinality(ids) - upto + wanted, 0):], queue_id, pos, visible_at, rank,
-           attempts, max_attempts, last_error, token, worker_id, claimed_at
-    FROM run, (SELECT max(last) AS wanted FROM caller) c WHERE upto > wanted
-), lease AS MATERIALIZED (
-    SELECT nextval('{schema}.sequence') AS token, *, since + interval '1 microsecond'
-               * coalesce($6, (SELECT visibility_timeout_us FROM q)) AS until
-    FROM (SELECT n, worker, queue_id, rank, pos, (attempts + 1)::smallint AS attempts, max_attempts,
-                 last_error, greatest(coalesce($7, now()), visible_at) AS since,
-                 ids[1 + greatest(first - upto + cardinality(ids), 0):
-                     cardinality(ids) - greatest(upto - last, 0)] AS ids
-          FROM run JOIN caller ON first < upto AND last > upto - cardinality(ids)
-          ORDER BY upto, n) piece
-), leased AS (
-    {into_leases}
-    SELECT ids, token, queue_id, rank, attempts, max_attempts, until, since, worker, last_error
-    FROM lease
-)
-SELECT c.n, q.id IS NOT NULL AS found, c.state, c.replaced_by,
-       (SELECT count(*) FROM run) AS runs, (SELECT max(upto) FROM run) AS held, m.id, l.token,
-       l.attempts, l.max_attempts, l.until, l.since, l.last_error, m.priority, m.enqueued_at,
-       m.payload, m.headers, l.pos
-FROM caller c
-LEFT JOIN q ON true
-LEFT JOIN (lease l CROSS JOIN LATERAL unnest(l.ids) WITH ORDINALITY AS u (id, i)
-           JOIN {schema}.messages m ON m.id = u.id) ON l.n = c.n
-ORDER BY l.token, u.i";
-
-    /// When the next message of a queue that may be claimed from becomes ready by itself, which may
-    /// be past, and whether there is something to bury.
-    look = "
-WITH q AS MATERIALIZED (
-    SELECT id FROM {schema}.queues WHERE name = $1 AND NOT paused
-)
-SELECT (1000000 * extract(epoch FROM least(
-           (SELECT visible_at FROM {schema}.delayed
-            WHERE queue_id = (SELECT id FROM q) AND visible_at >= coalesce($3, '-infinity')
-            ORDER BY visible_at LIMIT 1),
-           (SELECT visible_at FROM {schema}.leases
-            WHERE queue_id = (SELECT id FROM q) AND NOT last_attempt
-              AND visible_at >= coalesce($3, '-infinity')
-            ORDER BY visible_at LIMIT 1)) - coalesce($2, now())))::bigint AS due_in_us,
-       coalesce((
-           SELECT visible_at FROM {schema}.leases
-           WHERE queue_id = (SELECT id FROM q) AND last_attempt
-             AND visible_at >= coalesce($3, '-infinity')
-           ORDER BY visible_at LIMIT 1) <= coalesce($2, now()), false) AS spent,
-       (SELECT now() FROM q) AS now";
+SELECT array_agg(id) AS ids, array_agg(token) AS tokens FROM archived";
 
     /// Answers with the receipts that it settled; so do the others. Rows are met in the order of
     /// their places in the table: two batches do not deadlock.
@@ -294,7 +186,8 @@ WITH {held}, archived AS (
     FROM held
     RETURNING id, token
 )
-SELECT array_agg(id) AS ids, array_agg(token) AS tokens FROM archived";
+SELECT array_agg(id) AS ids, array_agg(token) AS tokens, EXISTS (SELECT FROM others) AS in_part
+FROM archived";
 
     delete = "
 WITH {held}, gone AS (

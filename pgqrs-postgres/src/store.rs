@@ -3,7 +3,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicI64},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, AtomicU8},
+    },
     time::Instant,
 };
 
@@ -45,9 +48,11 @@ pub(crate) struct Inner {
     pub(crate) schema: String,
     pub(crate) listener: Listener,
     pub(crate) started: Instant,
+    /// So many of the next archives probably leave messages of the leases that they meet.
+    pub(crate) archives_in_part: AtomicU8,
     known: Mutex<HashMap<QueueName, Known>>,
     enqueues: Group<Enqueue>,
-    claims: Group<Claims>,
+    claims: Mutex<HashMap<QueueName, Arc<Group<Claims>>>>,
     settles: Group<Vec<Settlement>>,
     /// The last number drawn when a sweep last saw to the archive's partitions.
     pub(crate) partitions_looked_at: AtomicI64,
@@ -80,12 +85,13 @@ impl PostgresStore {
         let inner = Arc::new(Inner {
             pool: Pool::connect(target, &options).await?,
             sql: Statements::new(&schema),
+            archives_in_part: AtomicU8::new(0),
             schema,
             listener,
             started: Instant::now(),
             known: Mutex::default(),
             enqueues: Group::with_flushes(2),
-            claims: Group::with_flushes(2),
+            claims: Mutex::default(),
             // Flushes at once would meet at the leases of one claim, and one of them come again.
             settles: Group::with_flushes(1),
             partitions_looked_at: AtomicI64::new(-RANGE), // at its first sweep
@@ -123,6 +129,13 @@ impl Inner {
     /// What is known of each queue.
     pub(crate) fn known(&self) -> MutexGuard<'_, HashMap<QueueName, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The claims of a queue. Whoever has settled is about to claim.
+    fn claims(&self, queue: &QueueName) -> Arc<Group<Claims>> {
+        let mut groups = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let group = || Arc::new(Group::with_flushes(1).following(&self.settles));
+        groups.entry(queue.clone()).or_insert_with(group).clone()
     }
 
     /// Makes a call, again where the database undid it and asks for that.
@@ -234,14 +247,14 @@ impl Store for PostgresStore {
     }
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
         let (store, claims) = (self.inner.clone(), Claims::from(claim));
-        let handovers = if claims.is_at_given_time() {
+        let handovers = if claims.now.is_some() {
             store.repeat(|| claim::claim(&store, &claims)).await?
         } else {
             let run = move |claims: Claims| {
                 let store = store.clone();
                 async move { store.repeat(|| claim::claim(&store, &claims)).await }
             };
-            self.inner.claims.call(claims, run).await?
+            self.inner.claims(&claims.queue).call(claims, run).await?
         };
         handovers.into_iter().next().map_or_else(|| Ok(Claimed::default()), Handover::take)
     }

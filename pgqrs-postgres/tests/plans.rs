@@ -19,6 +19,9 @@ mod session;
 #[path = "../src/sql.rs"]
 mod sql;
 #[allow(unreachable_pub, reason = "what sql.rs is written with")]
+#[path = "../src/sql_claim.rs"]
+mod sql_claim;
+#[allow(unreachable_pub, reason = "what sql.rs is written with")]
 #[path = "../src/statements.rs"]
 mod statements;
 
@@ -77,27 +80,36 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
     };
     let ids = array(&|n| (300_000 + n).to_string());
     let tokens = array(&|n| (1_300_000 + n).to_string());
+    let places = array(&|n| (n - 100).to_string());
     let delays = array(&|_| "0".into());
     let errors = array(&|_| "error".into());
     let held = "int8[], int8[]";
-    let claim = "text, int8[], int4[], int4[], int8, int8, timestamptz, int8[]";
+    let claim = "text, int8[], int4[], int4[], int8, int8, timestamptz, int8[], int8, int4";
     let head = "'{0, 0, 0, 0, 0, 0, 0, 0, 0, 0}'";
     let statements = [
         (
             &sql.claim,
             claim.into(),
-            format!("'deep', '{{null, null}}', '{{0, 50}}', '{{50, 100}}', 50, NULL, NULL, {head}"),
+            format!(
+                "'deep', '{{null, null}}', '{{0, 50}}', '{{50, 100}}', 50, NULL, NULL, {head}, 0, 100"
+            ),
         ),
         (
             &sql.claim,
             claim.into(),
-            format!("'empty', '{{null}}', '{{0}}', '{{100}}', 10, NULL, NULL, {head}"),
+            format!("'empty', '{{null}}', '{{0}}', '{{100}}', 10, NULL, NULL, {head}, 0, 100"),
         ),
         (&sql.look, "text, timestamptz, timestamptz".into(), "'deep', NULL, NULL".into()),
         (
             &sql.promote_due,
             "text, timestamptz, int8, int8, text, int8[], int8[], timestamptz".into(),
             format!("'deep', NULL, 1000, 100, 'x', '{{null}}', {head}, NULL"),
+        ),
+        (&sql.standing, "text, int8[]".into(), "'deep', '{1, null}'".into()),
+        (
+            &sql.archive_whole,
+            "int8[], int8[], int4[], int4[], timestamptz".into(),
+            format!("{ids}, {tokens}, {places}, {places}, NULL"),
         ),
         (&sql.archive, format!("{held}, timestamptz"), format!("{ids}, {tokens}, NULL")),
         (&sql.delete, held.into(), format!("{ids}, {tokens}")),
@@ -115,7 +127,7 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
         (&sql.archived, format!("{held}, timestamptz"), format!("{ids}, {tokens}, NULL")),
         (&sql.bury_spent, "timestamptz, int8, text".into(), "NULL, 100, 'x'".into()),
     ];
-    let statements: [(&String, String, String); 11] = statements;
+    let statements: [(&String, String, String); 13] = statements;
 
     // One of the store's sessions plans while there is nothing.
     client.batch_execute("VACUUM pgqrs.ready, pgqrs.leases, pgqrs.delayed").await.unwrap();
