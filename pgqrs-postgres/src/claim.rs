@@ -22,6 +22,7 @@ use crate::{
     pool::params,
     queues::not_found,
     settle,
+    sql_operations::GLANCE,
     store::Inner,
     workers,
 };
@@ -150,10 +151,17 @@ async fn claim_into(
     let before = *known;
     let look_for_due = known.wants_look(store);
     let mut start = known.start(store, &claims.queue);
+    if look_for_due && known.expects_nothing(start) && glance(store, claims, known).await? {
+        taken.due_in = known.due_in();
+        known.remember(store, &claims.queue, &before);
+        return Ok(());
+    }
     if look_for_due && known.is_busy {
         known.promoted(promote(store, claims, known.promotion(start)).await?);
     }
     take(taken, store, claims, start, known).await?;
+    // What was found goes to its consumer first; a later claim looks.
+    let look_for_due = look_for_due && (taken.count() == 0 || known.must_look());
     let mut is_overdue = false;
     if taken.is_short(claims) && look_for_due {
         let ahead = look(store, claims, start).await?;
@@ -177,6 +185,20 @@ async fn claim_into(
     taken.due_in = known.due_in();
     known.remember(store, &claims.queue, &before);
     Ok(())
+}
+
+/// Whether there is nothing to claim, to take in and to refuse: one statement for a queue that is
+/// empty, as it most probably is.
+async fn glance(store: &Inner, claims: &Claims, known: &mut Known) -> Result<bool> {
+    let (sql, began) = (store.sql.render(GLANCE), Instant::now());
+    let row = store.pool.query_one(&sql, params![claims.queue.as_str(), workers(claims)]).await?;
+    let is_quiet: bool = column(&row, "is_quiet")?;
+    if is_quiet {
+        let due_in_us: Option<i64> = column(&row, "due_in_us")?;
+        let due_in = due_in_us.map(|us| Duration::from_micros(us.max(0).unsigned_abs()));
+        known.glanced(began.elapsed(), column(&row, "now")?, due_in);
+    }
+    Ok(is_quiet)
 }
 
 /// What a look says.

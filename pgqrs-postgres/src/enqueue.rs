@@ -1,22 +1,33 @@
 //! Adding messages.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
-use pgqrs::{Enqueue, Error, Json, MessageId, NewMessage, Result};
+use pgqrs::{Delay, Enqueue, Error, Json, MessageId, NewMessage, Result};
 
 use crate::{
-    connection::Connection, error::column, group::Call, pool::params, queues::not_found,
-    store::Inner,
+    connection::Connection, error::column, group::Call, known, listen, pool::params,
+    queues::not_found, store::Inner,
 };
 
 /// Messages in a run at most. A claim of few messages writes down again what it leaves of a run.
 pub(crate) const RUN: usize = 10;
 
-/// Adds messages, which have been checked but for their sizes.
-pub(crate) async fn enqueue(store: &Inner, enqueue: &Enqueue) -> Result<Vec<MessageId>> {
+/// Adds messages, which have been checked but for their sizes, and wakes whoever waits for them.
+pub(crate) async fn enqueue(store: &Arc<Inner>, enqueue: &Enqueue) -> Result<Vec<MessageId>> {
     let mut session = store.pool.session().await?;
+    let notice = listen::notice(store, &enqueue.queue);
+    let is_told = notice.is_some();
+    session.send_behind(notice);
     let ids = enqueue_with(store, &mut session, enqueue).await;
     session.finish();
+    if enqueue.messages.iter().any(|message| message.delay > Delay::ZERO) {
+        known::look_again(store);
+    }
+    match is_told {
+        true => listen::wake(store, &enqueue.queue),
+        false if ids.is_ok() => listen::notify(store, &enqueue.queue),
+        false => {}
+    }
     ids
 }
 

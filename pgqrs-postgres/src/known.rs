@@ -16,6 +16,9 @@ use crate::{claim::Step, enqueue, store::Inner};
 
 /// With the database's clock, what is due is looked for at most this often per queue and store.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// A claim that has found something leaves the look to the next one, for as long as what is due is
+/// noticed within a second all the same (V4).
+const LOOK_AT_LAST: Duration = Duration::from_millis(900);
 /// A mark is where claims had come this long ago: most of what commits late has done so by then.
 const MARK_AGE: Duration = Duration::from_millis(100);
 /// How often a queue whose claims are never short is looked at from its head. Nor may a dear look be
@@ -64,6 +67,8 @@ pub(crate) struct Known {
     full_look_took: Duration,
     /// How many messages a run held, by what the last claim found.
     run_size: usize,
+    /// Something has told of messages since a claim began.
+    is_told: bool,
 }
 
 impl Known {
@@ -80,13 +85,36 @@ impl Known {
             full_look: store.started,
             full_look_took: Duration::ZERO,
             run_size: enqueue::RUN,
+            is_told: true,
         };
-        store.known().get(queue).copied().unwrap_or(never)
+        store.known().get_mut(queue).map_or(never, |known| {
+            let so_far = *known;
+            known.is_told = false;
+            so_far
+        })
+    }
+
+    /// Whether there is probably nothing: then a glance is enough, in place of a claim and a look.
+    pub(crate) fn expects_nothing(&self, start: Start) -> bool {
+        !self.is_busy && !self.is_told && start == Start::HEAD
+    }
+
+    /// Notes a glance, which took so long and showed that there was nothing at this time of the
+    /// database's.
+    pub(crate) fn glanced(&mut self, took: Duration, now: DateTime<Utc>, due_in: Option<Duration>) {
+        (self.full_look, self.full_look_took) = (Instant::now(), took);
+        self.promoted(Some(now));
+        self.looked(due_in);
     }
 
     /// Whether it is time to look for what is due.
     pub(crate) fn wants_look(&self, store: &Inner) -> bool {
         self.looked == store.started || self.looked.elapsed() > LOOK_EVERY
+    }
+
+    /// Whether the look must not be put off, not even by a claim that has found something.
+    pub(crate) fn must_look(&self) -> bool {
+        self.is_busy || self.looked.elapsed() > LOOK_AT_LAST
     }
 
     /// Where the next claim begins. Of claims at the same time one looks fully, if that is dear.
@@ -161,11 +189,19 @@ impl Known {
             if known.looked < began_with.looked {
                 self.looked = known.looked;
             }
+            self.is_told = known.is_told;
             for rank in 0..RANKS {
                 self.reached[rank] = self.reached[rank].max(known.reached[rank]);
             }
         }
         all.insert(queue.clone(), self);
+    }
+}
+
+/// Lets the next claim of `queue` begin at once, without a glance before.
+pub(crate) fn told(store: &Inner, queue: &QueueName) {
+    if let Some(known) = store.known().get_mut(queue) {
+        known.is_told = true;
     }
 }
 

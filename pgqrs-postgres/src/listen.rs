@@ -2,7 +2,8 @@
 //! connection of its own.
 //!
 //! NOTIFY takes a lock on the whole server at commit, so it is sent apart from the work that it
-//! tells of, without payload, and at most once per [`WINDOW`] and queue. A listener is trusted when
+//! tells of, without payload, and at most once per [`WINDOW`] and queue: the first right behind its
+//! enqueue, on the same connection, without a way there and back in between. A listener is trusted when
 //! a notification of its own has come back: through a transaction pooler LISTEN succeeds and then
 //! nothing ever arrives.
 
@@ -25,9 +26,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::{
     Notifications,
     error::{TOO_LATE, from_driver, unavailable},
+    known,
     migrate::checksum,
-    pool::params,
-    sql_operations::NOTIFY,
     store::Inner,
     url::Target,
 };
@@ -84,40 +84,63 @@ impl Listener {
         format!("pgqrs_{:016x}", checksum(&format!("{} {queue}", self.schema)))
     }
 
-    /// When the next NOTIFY of `queue` may go out; `None` if one is to go out anyway.
-    fn next_notify(&self, queue: &QueueName) -> Option<Instant> {
+    /// Whether a NOTIFY of `queue` may go out now; the caller sends it then.
+    fn is_turn(&self, queue: &QueueName) -> bool {
         let (mut sent, now) = (lock(&self.sent), Instant::now());
-        match sent.get_mut(queue) {
-            Some(Sent { is_pending: true, .. }) => None,
-            Some(last) if now < last.at + WINDOW => {
-                last.is_pending = true;
-                Some(last.at + WINDOW)
-            }
-            _ => {
-                sent.insert(queue.clone(), Sent { at: now, is_pending: false });
-                Some(now)
-            }
+        let last = sent.get(queue);
+        let is_turn = last.is_none_or(|last| !last.is_pending && now >= last.at + WINDOW);
+        if is_turn {
+            sent.insert(queue.clone(), Sent { at: now, is_pending: false });
         }
+        is_turn
     }
+
+    /// When the caller is to send the next one; `None` if somebody else is to.
+    fn next_turn(&self, queue: &QueueName) -> Option<Instant> {
+        let mut sent = lock(&self.sent);
+        let last = sent.get_mut(queue).filter(|last| !last.is_pending)?;
+        last.is_pending = true;
+        Some(last.at + WINDOW)
+    }
+}
+
+/// Wakes whoever waits for `queue` in this process: their next claim begins at once.
+pub(crate) fn wake(store: &Inner, queue: &QueueName) {
+    known::told(store, queue);
+    store.listener.signals.notify(queue);
 }
 
 /// Wakes whoever waits for `queue`, here and in other processes. Returns at once.
 pub(crate) fn notify(store: &Arc<Inner>, queue: &QueueName) {
-    store.listener.signals.notify(queue);
+    wake(store, queue);
     if store.listener.mode == Notifications::Off {
         return;
     }
-    if let Some(at) = store.listener.next_notify(queue) {
-        let (store, queue) = (store.clone(), queue.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep_until(at).await;
+    let is_turn = store.listener.is_turn(queue);
+    let later = if is_turn { None } else { store.listener.next_turn(queue) };
+    if !is_turn && later.is_none() {
+        return;
+    }
+    let (store, queue) = (store.clone(), queue.clone());
+    tokio::spawn(async move {
+        // Timers end up to a millisecond late: nothing waits for one without need.
+        if let Some(later) = later {
+            tokio::time::sleep_until(later).await;
             let sent = Sent { at: Instant::now(), is_pending: false };
             lock(&store.listener.sent).insert(queue.clone(), sent);
-            if let Err(error) = send(&store, &queue).await {
-                tracing::debug!(%error, "could not notify; others find the message by polling");
-            }
-        });
-    }
+        }
+        if let Err(error) = send(&store, &queue).await {
+            tracing::debug!(%error, "could not notify; others find the message by polling");
+        }
+    });
+}
+
+/// The NOTIFY to be sent right behind a statement that makes messages of `queue` ready, if one may
+/// go out now. A pooler may give the two to different connections: then it waits for the commit.
+pub(crate) fn notice(store: &Inner, queue: &QueueName) -> Option<String> {
+    let listener = &store.listener;
+    let may_follow = listener.mode == Notifications::On && !store.pool.is_unnamed();
+    (may_follow && listener.is_turn(queue)).then(|| notify_sql(&listener.channel(queue)))
 }
 
 /// Wakes whoever waits for a queue that this store has lately told of or waits for itself: what was
@@ -131,8 +154,19 @@ pub(crate) fn notify_all(store: &Arc<Inner>) {
 
 /// Sends a NOTIFY and waits until it is out.
 pub(crate) async fn send(store: &Inner, queue: &QueueName) -> Result<()> {
-    let channel = store.listener.channel(queue);
-    store.pool.query(NOTIFY, params![channel]).await.map(drop)
+    send_to(store, &store.listener.channel(queue)).await
+}
+
+async fn send_to(store: &Inner, channel: &str) -> Result<()> {
+    let mut session = store.pool.session().await?;
+    let sent = session.batch(&notify_sql(channel)).await;
+    session.finish();
+    sent
+}
+
+/// A transaction of its own, which needs not wait for the disk: it writes nothing.
+fn notify_sql(channel: &str) -> String {
+    format!("SET LOCAL synchronous_commit = off; NOTIFY {channel}")
 }
 
 /// Wake-ups for `queue`; a listener works while anybody in this process has some.
@@ -214,7 +248,7 @@ async fn session(
                 inner.listener.signals.set_reach(Reach::Everywhere);
             }
             if let Some(queue) = channels.get(&channel) {
-                inner.listener.signals.notify(queue);
+                wake(&inner, queue);
             }
         }
     }
@@ -260,7 +294,7 @@ pub(crate) async fn is_heard(store: &Inner) -> Result<bool> {
     let listening = timeout(store.pool.connect_timeout, listening).await;
     let listening = listening.map_err(|_| unavailable(TOO_LATE.into()))?;
     let (_client, mut notifications, _reading) = listening.map_err(from_driver)?;
-    store.pool.query(NOTIFY, params![channel]).await?;
+    send_to(store, &channel).await?;
     Ok(matches!(timeout(SELF_TEST, notifications.recv()).await, Ok(Some(_))))
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -212,7 +213,8 @@ impl Pool {
     /// [`Session::finish`].
     pub(crate) async fn session(&self) -> Result<Session<'_>> {
         let object = Some(self.pool.get().await.map_err(from_pool)?);
-        Ok(Session { pool: self, object, timeout: self.call_timeout, busy: false })
+        let timeout = self.call_timeout;
+        Ok(Session { pool: self, object, timeout, busy: false, behind: None })
     }
 }
 
@@ -224,15 +226,23 @@ pub(crate) struct Session<'p> {
     timeout: Duration,
     /// A statement is on its way, unanswered.
     busy: bool,
+    /// What goes out right behind the next statement.
+    behind: Option<String>,
 }
 
 impl Session<'_> {
+    /// Has this sent right behind the next statement, as a transaction of its own. Nobody waits for
+    /// it: the connection may go on with the next statement before it is answered.
+    pub(crate) fn send_behind(&mut self, batch: Option<String>) {
+        self.behind = batch;
+    }
+
     /// Runs a statement.
     pub(crate) async fn query(&mut self, sql: &str, params: &Params<'_>) -> Result<Vec<Row>> {
         let Some(client) = &self.object else {
             return Err(unavailable("the connection was given back".into()));
         };
-        let unnamed = self.pool.is_unnamed();
+        let (unnamed, behind) = (self.pool.is_unnamed(), self.behind.take());
         let answer = async {
             let typed = params.iter().map(|value| (*value as &(dyn ToSql + Sync), value.pg_type()));
             if unnamed {
@@ -240,7 +250,14 @@ impl Session<'_> {
             }
             let (values, types): (Vec<_>, Vec<_>) = typed.unzip();
             let statement = client.prepare_typed_cached(sql, &types).await?;
-            client.query(&statement, &values).await
+            let mut answer = pin!(client.query(&statement, &values));
+            let Some(behind) = &behind else { return answer.await };
+            // Each is sent when it is first asked for its answer.
+            tokio::select! {
+                biased;
+                rows = &mut answer => rows,
+                _ = client.batch_execute(behind) => answer.await,
+            }
         };
         within(self.timeout, &mut self.busy, answer).await
     }

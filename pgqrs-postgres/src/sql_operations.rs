@@ -1,15 +1,32 @@
-//! The statements that read the server's catalogues and not our tables: of `install`, `verify` and
-//! `doctor`. $1 is the schema's name wherever there is a parameter, but for `NOTIFY`. At the end those
+//! The statement of an idle poll, which writes nothing; those that read the server's catalogues and
+//! not our tables, of `install`, `verify` and `doctor`, where $1 is the schema's name; at the end those
 //! that keep the archive's partitions.
+
+/// Whether a queue that may be claimed from by the workers $2 (null: by anybody) has nothing ready,
+/// nothing due and nothing to bury, and when its next message becomes ready by itself.
+pub(crate) const GLANCE: &str = "
+WITH q AS MATERIALIZED (SELECT id FROM {schema}.queues WHERE name = $1 AND NOT paused), due AS (
+    SELECT least(
+        (SELECT visible_at FROM {schema}.delayed
+         WHERE queue_id = (SELECT id FROM q) ORDER BY visible_at LIMIT 1),
+        (SELECT visible_at FROM {schema}.leases
+         WHERE queue_id = (SELECT id FROM q) AND NOT last_attempt ORDER BY visible_at LIMIT 1)) AS next,
+        (SELECT visible_at FROM {schema}.leases
+         WHERE queue_id = (SELECT id FROM q) AND last_attempt ORDER BY visible_at LIMIT 1) AS spent
+)
+SELECT EXISTS (SELECT FROM q) AND coalesce(least(next, spent) > now(), true)
+         AND NOT EXISTS (SELECT FROM {schema}.ready WHERE queue_id = (SELECT id FROM q))
+         AND NOT EXISTS (SELECT FROM unnest($2) AS c (worker) WHERE worker IS NOT NULL
+             AND NOT EXISTS (SELECT FROM {schema}.workers
+                 WHERE id = worker AND queue_id = (SELECT id FROM q) AND state = 'ready')) AS is_quiet,
+       (1000000 * extract(epoch FROM next - now()))::bigint AS due_in_us, now() AS now
+FROM due";
 
 pub(crate) const INSTALLED: &str = "
 SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1) AS schema_exists,
        EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n
                  ON n.oid = c.relnamespace
                WHERE n.nspname = $1 AND c.relname = 'schema_migrations') AS installed";
-
-/// $1: the channel.
-pub(crate) const NOTIFY: &str = "SELECT pg_notify($1, '')::text";
 
 /// One object a row, with its definition, in which `{schema}.` stands for the schema ($1).
 /// Partitions are left out, but for the default and settings: they come and go, and no index of the

@@ -12,11 +12,11 @@ use std::{
 
 use async_trait::async_trait;
 use pgqrs::{
-    ArchiveFilter, ArchivedMessage, Backend, Claim, Claimed, Configure, CreateQueue, Delay,
-    DeleteQueue, Enqueue, Error, Finding, LeaseLost, LiveMessage, MessageFilter, MessageId,
-    MetricsFilter, Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result,
-    Settle, Settled, Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue,
-    Wakeups, WorkerChange, WorkerFilter, WorkerRecord,
+    ArchiveFilter, ArchivedMessage, Backend, Claim, Claimed, Configure, CreateQueue, DeleteQueue,
+    Enqueue, Error, Finding, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter,
+    Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, Settle, Settled,
+    Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue, Wakeups, WorkerChange,
+    WorkerFilter, WorkerRecord,
 };
 use tokio_postgres::error::SqlState;
 
@@ -109,7 +109,7 @@ impl PostgresStore {
     /// # Errors
     /// `Unavailable`.
     pub async fn notify(&self, queue: &QueueName) -> Result<()> {
-        self.inner.listener.signals.notify(queue);
+        listen::wake(&self.inner, queue);
         listen::send(&self.inner, queue).await
     }
 }
@@ -228,22 +228,15 @@ impl Store for PostgresStore {
     async fn enqueue(&self, enqueue: Enqueue) -> Result<Vec<MessageId>> {
         // The limit stands in the database; the statement looks at it.
         enqueue.check(usize::MAX)?;
-        let (queue, store) = (enqueue.queue.clone(), self.inner.clone());
-        let is_delayed = enqueue.messages.iter().any(|message| message.delay > Delay::ZERO);
-        let ids = if enqueue.now.is_some() {
-            store.repeat(|| enqueue::enqueue(&store, &enqueue)).await?
-        } else {
-            let run = move |enqueue: Enqueue| {
-                let store = store.clone();
-                async move { store.repeat(|| enqueue::enqueue(&store, &enqueue)).await }
-            };
-            self.inner.enqueues.call(enqueue, run).await?
-        };
-        if is_delayed {
-            known::look_again(&self.inner);
+        let store = self.inner.clone();
+        if enqueue.now.is_some() {
+            return store.repeat(|| enqueue::enqueue(&store, &enqueue)).await;
         }
-        listen::notify(&self.inner, &queue);
-        Ok(ids)
+        let run = move |enqueue: Enqueue| {
+            let store = store.clone();
+            async move { store.repeat(|| enqueue::enqueue(&store, &enqueue)).await }
+        };
+        self.inner.enqueues.call(enqueue, run).await
     }
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
         let (store, claims) = (self.inner.clone(), Claims::from(claim));

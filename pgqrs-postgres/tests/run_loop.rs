@@ -5,14 +5,14 @@
 
 use std::{env, time::Duration};
 
-use pgqrs::Store;
+use pgqrs::{QueueFilter, Reach, Store};
 use pgqrs_postgres::{Notifications, Options, PostgresStore};
 use pgqrs_testkit::{
     chaos::Program,
     server::{self, Cluster, Database, Mode, bouncer, database, proxy},
     workers::{self, Work, Worker, add, all_archived, assert_adds_up, until},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::NoTls;
 
 /// Enough for the outages to fall into the middle of it.
@@ -125,6 +125,24 @@ async fn another_processs_enqueue_is_picked_up_far_before_the_next_look() {
     late.sort();
     assert!(late[late.len() / 2] < Duration::from_millis(200), "{late:?}");
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn an_enqueue_right_after_another_is_told_of_too() {
+    let (store, _, database) = fresh().await;
+    add(&store, 1).await;
+    let other = connect(database.url(), Notifications::On).await;
+    let queue = store.queues(QueueFilter::default()).await.unwrap().remove(0).name;
+    let mut wakeups = store.wakeups(&queue).unwrap();
+    until("the listener", PATIENCE, || (wakeups.reach() == Reach::Everywhere).then_some(())).await;
+    for _ in 0..10 {
+        add(&other, 1).await;
+        timeout(PATIENCE, wakeups.wait()).await.unwrap();
+        // Within the time in which no other notification goes out.
+        wakeups.forget();
+        add(&other, 1).await;
+        timeout(PATIENCE, wakeups.wait()).await.unwrap();
+    }
 }
 
 #[tokio::test]

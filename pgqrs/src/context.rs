@@ -17,13 +17,18 @@ use crate::{
 /// A handler's view of the attempt it makes.
 #[derive(Debug, Clone)]
 pub struct Context {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
     store: Arc<dyn Store>,
     consumer: Option<Arc<dyn Consumer>>,
     receipt: Receipt,
     attempt: u32,
     worker: Option<WorkerId>,
     cancelled: CancellationToken,
-    wish: Arc<Mutex<Wish>>,
+    wish: Mutex<Wish>,
 }
 
 /// What a handler has asked for its lease; its run loop heeds it.
@@ -45,14 +50,15 @@ impl Context {
     ) -> Self {
         let Message { receipt, attempts, worker, .. } = *message;
         let wish = Wish { timeout: message.lease(), until: None, has_consumer: false };
-        let (wish, cancelled) = (Arc::new(Mutex::new(wish)), CancellationToken::new());
-        Self { store, consumer, receipt, attempt: attempts, worker, cancelled, wish }
+        let (wish, cancelled) = (Mutex::new(wish), CancellationToken::new());
+        let inner = Inner { store, consumer, receipt, attempt: attempts, worker, cancelled, wish };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Whether the handler has ended the lease itself, by the consumer.
     pub(crate) fn is_settled(&self) -> bool {
-        let consumer = self.consumer.as_ref().filter(|_| self.wish().has_consumer);
-        consumer.is_some_and(|consumer| !consumer.held().holds(self.receipt))
+        let consumer = self.inner.consumer.as_ref().filter(|_| self.wish().has_consumer);
+        consumer.is_some_and(|consumer| !consumer.held().holds(self.inner.receipt))
     }
 
     pub(crate) fn wish(&self) -> Wish {
@@ -61,17 +67,17 @@ impl Context {
 
     /// Which attempt at the message this is, 1 for the first.
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.inner.attempt
     }
 
     /// The message.
     pub fn message_id(&self) -> MessageId {
-        self.receipt.id
+        self.inner.receipt.id
     }
 
     /// The worker that runs the handler.
     pub fn worker(&self) -> Option<WorkerId> {
-        self.worker
+        self.inner.worker
     }
 
     /// The consumer that runs the handler, which holds the handler's message: a handler may archive,
@@ -79,10 +85,10 @@ impl Context {
     /// [`execute`](crate::Handle::execute) without a worker. To prolong the lease use
     /// [`extend`](Self::extend).
     pub fn consumer(&self) -> Option<Arc<dyn Consumer>> {
-        let consumer = self.consumer.as_ref()?;
+        let consumer = self.inner.consumer.as_ref()?;
         let mut wish = self.locked();
         if !wish.has_consumer {
-            consumer.held().hold(self.receipt);
+            consumer.held().hold(self.inner.receipt);
             wish.has_consumer = true;
         }
         Some(consumer.clone())
@@ -90,14 +96,14 @@ impl Context {
 
     /// The store the message came from.
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.inner.store
     }
 
     /// Cancelled when the handler is: its lease is about to lapse or was lost, or a shutdown's grace
     /// is over. The handler's own future ends at that moment; the token is for what it has started
     /// elsewhere.
     pub fn cancelled(&self) -> &CancellationToken {
-        &self.cancelled
+        &self.inner.cancelled
     }
 
     /// Holds the message for at least `timeout` from now, rounded up to whole microseconds, and
@@ -115,18 +121,19 @@ impl Context {
             wish.timeout
         };
         let sent = Instant::now();
-        let settlement = Settlement { receipt: self.receipt, action: Action::Extend(timeout) };
+        let settlement =
+            Settlement { receipt: self.inner.receipt, action: Action::Extend(timeout) };
         let settle = Settle { settlements: vec![settlement], now: None };
-        match self.store.settle(settle).await?.into_iter().next() {
+        match self.inner.store.settle(settle).await?.into_iter().next() {
             Some(Ok(Settled::Extended(until))) => {
                 self.locked().until = Some(sent + timeout.duration());
                 Ok(until)
             }
-            _ => Err(Error::LeaseLost { id: self.receipt.id }),
+            _ => Err(Error::LeaseLost { id: self.inner.receipt.id }),
         }
     }
 
     fn locked(&self) -> MutexGuard<'_, Wish> {
-        self.wish.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.wish.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

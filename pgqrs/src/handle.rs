@@ -115,7 +115,8 @@ pub enum Verdict {
 
 /// The groups of messages that `handler` handles together.
 pub(crate) fn groups<H: Handler>(handler: &H, messages: Vec<Message>) -> VecDeque<Vec<Message>> {
-    let (size, mut groups) = (handler.group_size(), VecDeque::new());
+    let size = handler.group_size();
+    let mut groups = VecDeque::with_capacity(messages.len().div_ceil(size.max(1)));
     let mut messages = messages.into_iter();
     loop {
         let group: Vec<_> = messages.by_ref().take(size).collect();

@@ -8,7 +8,8 @@ mod wait;
 
 use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument;
 
 use crate::{Error, Handle, Handler, Result, Store, limits::out_of_range, retry::Delays};
 use engine::Engine;
@@ -164,7 +165,16 @@ impl<'a, H: Handler + 'static> Handle<'a, H> {
             return Err(Error::Unsupported { what: ".at(now) in a run loop" });
         }
         let (store, consumer) = (Arc::new(store.clone()), dequeue.attached());
-        Engine::start(store, consumer, dequeue.claim()?, handler, options).await?.run().await
+        let engine = Engine::start(store, consumer, dequeue.claim()?, handler, options).await?;
+        // A task of its own: it and its handlers wake one another without waking a thread.
+        let running = AbortOnDropHandle::new(tokio::spawn(engine.run().in_current_span()));
+        running.await.unwrap_or_else(|ended| match ended.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Unavailable {
+                reason: "the runtime is shutting down".into(),
+                source: None,
+            }),
+        })
     }
 }
 

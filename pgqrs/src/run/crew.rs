@@ -181,7 +181,7 @@ impl<H: Handler + 'static> Shared<H> {
     }
 
     async fn run(self: Arc<Self>) {
-        let (mut kept, mut since) = (Vec::new(), Instant::now());
+        let (mut kept, mut since) = (Vec::with_capacity(KEPT), Instant::now());
         while let Some(job) = self.next_job() {
             let Job { messages, receipts, context } = job;
             let (began, attempts) = (Instant::now(), context.attempt());
@@ -216,14 +216,19 @@ impl<H: Handler + 'static> Shared<H> {
         messages: Vec<Message>,
         context: Context,
     ) -> Result<Verdict, HandlerError> {
-        let cancelled = context.cancelled().clone();
-        if cancelled.is_cancelled() {
+        if context.cancelled().is_cancelled() {
             return Ok(Verdict::Release);
+        }
+        let handling = within(self.timeout, self.handler.handle(messages, context.clone()));
+        let mut handling = pin!(handling);
+        // Most need not be waited for.
+        if let Poll::Ready(outcome) = futures::poll!(handling.as_mut()) {
+            return outcome;
         }
         tokio::select! {
             biased;
-            outcome = within(self.timeout, self.handler.handle(messages, context)) => outcome,
-            () = cancelled.cancelled() => Ok(Verdict::Release),
+            outcome = handling => outcome,
+            () = context.cancelled().cancelled() => Ok(Verdict::Release),
         }
     }
 

@@ -10,7 +10,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 use tracing::Instrument;
 
 use super::{
@@ -165,6 +165,8 @@ impl<H: Handler + 'static> Engine<H> {
                 done = self.crew.done() => done.into_iter().for_each(|done| self.conclude(done)),
                 Some(answered) = self.claiming.next() => {
                     if let Err(error) = self.claimed(answered) { break Err(error) }
+                    // From a quiet queue: the handler is begun before the next claim.
+                    if !self.pace.is_busy() { yield_now().await }
                 }
                 own = take(&mut self.registering) => self.registered(own),
                 (settlements, outcomes) = take(&mut self.settling) => self.settled(settlements, outcomes),
@@ -266,15 +268,14 @@ impl<H: Handler + 'static> Engine<H> {
             jobs.push(Job { messages, receipts, context });
         }
         // No handler begins under a lease that has lapsed on its way here.
-        self.fence();
-        let (held, lapsed): (Vec<_>, Vec<_>) =
-            jobs.into_iter().partition(|job| self.leases.hold_all(&job.receipts));
-        self.give_back(lapsed.into_iter().flat_map(|job| job.receipts).collect());
-        if self.stopping == Stopping::No {
-            self.crew.add(held);
-        } else {
-            self.give_back(held.into_iter().flat_map(|job| job.receipts).collect());
+        if self.fence() || self.stopping != Stopping::No {
+            let is_wanted =
+                |job: &Job| self.stopping == Stopping::No && self.leases.hold_all(&job.receipts);
+            let (wanted, others): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_wanted);
+            self.give_back(others.into_iter().flat_map(|job| job.receipts).collect());
+            jobs = wanted;
         }
+        self.crew.add(jobs);
     }
 
     fn registered(&mut self, own: Result<Arc<dyn Consumer>>) {
@@ -382,9 +383,12 @@ impl<H: Handler + 'static> Engine<H> {
         }
     }
 
-    /// Gives up the leases that are about to lapse, and cancels their handlers.
-    fn fence(&mut self) {
-        for receipt in self.leases.give_up_lapsing(Instant::now()) {
+    /// Gives up the leases that are about to lapse, and cancels their handlers; whether there are
+    /// any.
+    fn fence(&mut self) -> bool {
+        let lapsing = self.leases.give_up_lapsing(Instant::now());
+        let are_some = !lapsing.is_empty();
+        for receipt in lapsing {
             self.lost(receipt, "could not be renewed in time; its handler is cancelled");
         }
         if std::mem::take(&mut self.has_lost) {
@@ -392,6 +396,7 @@ impl<H: Handler + 'static> Engine<H> {
             let receipts = self.crew.dismiss(|job| !self.leases.hold_all(&job.receipts));
             self.give_back(receipts);
         }
+        are_some
     }
 
     fn start_renewal(&mut self) {

@@ -1,6 +1,9 @@
 //! The leases that a run loop keeps alive, and the moment at which each must be let go.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use tokio::time::Instant;
 
@@ -9,7 +12,7 @@ use crate::{Action, Context, Message, Receipt, Settlement, VisibilityTimeout};
 /// What a loop holds: buffered messages and messages in work.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
-    leases: HashMap<Receipt, Lease>,
+    leases: HashMap<Receipt, Lease, BuildHasherDefault<Numbers>>,
     /// Never later than the first renewal that is due. It may be earlier: settled leases leave it.
     next_renewal: Option<Instant>,
     /// Likewise for the first lease that must be given up.
@@ -163,6 +166,26 @@ impl Leases {
     fn look_ahead(&mut self) {
         self.next_renewal = self.leases.values().map(Lease::renewal).min();
         self.next_fence = self.leases.values().map(Lease::fence).min();
+    }
+}
+
+/// A hash of numbers that a store has drawn one after the other: nobody chooses them to collide.
+#[derive(Debug, Default)]
+struct Numbers(u64);
+
+impl Hasher for Numbers {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_i64((*byte).into()));
+    }
+
+    fn write_i64(&mut self, number: i64) {
+        // 2^64 by the golden ratio (D. Knuth, "The Art of Computer Programming", 6.4).
+        self.0 =
+            (self.0.rotate_left(32) ^ number.cast_unsigned()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
