@@ -56,7 +56,7 @@ pub(crate) async fn enqueue<G: Ground>(
         ("one by one, 64 tasks", 1, 64),
         ("batches of 100, 4 tasks", 100, 4),
     ] {
-        let needed: &[Ability] = if batch > 1 { &[Ability::Batches] } else { &[] };
+        let needed = if batch > 1 { Ability::Batches } else { Ability::Singles };
         let work = words(&format!("enqueue {batch} {tasks} {} {}", u64::MAX, options.millis()));
         let turn = async |ground: &G, library: &Library| {
             ground
@@ -71,7 +71,7 @@ pub(crate) async fn enqueue<G: Ground>(
                 })
                 .await
         };
-        contest(ground, options, report, G::SCENARIOS.enqueue, case, needed, turn).await?;
+        contest(ground, options, report, G::SCENARIOS.enqueue, case, &[needed], turn).await?;
     }
     Ok(())
 }
@@ -137,7 +137,7 @@ pub(crate) async fn pick_up<G: Ground>(
     let turn = async |ground: &G, library: &Library| {
         ground.on_copy(library, 0, async |url| latencies(library.call(url, &both).await?)).await
     };
-    contest(ground, options, report, scenario, "the same process", &[], turn).await
+    contest(ground, options, report, scenario, "the same process", &[Ability::Singles], turn).await
 }
 
 /// Makes what the library needs in an empty database, and enqueues so many messages there.

@@ -56,7 +56,7 @@ fn group(
     y += 8;
     for (library, figure) in figures() {
         let length = (figure.median / longest * LONGEST).max(1.0);
-        let class = if library.key == "ours" { " class=\"ours\"" } else { "" };
+        let class = if library.is_ours() { " class=\"ours\"" } else { "" };
         text(body, "", 8, y + BAR - 2, library.name);
         let _ = writeln!(
             body,

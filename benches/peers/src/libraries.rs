@@ -27,9 +27,11 @@ pub(crate) struct Library {
     pub(crate) finished: &'static str,
 }
 
-/// What not every library can do.
+/// What not every library can do, or is not asked for twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ability {
+    /// Enqueue a message by one call.
+    Singles,
     /// Enqueue many messages by one call.
     Batches,
     /// Run handlers in a worker of its own.
@@ -49,7 +51,7 @@ pub(crate) struct Program {
     lock: &'static str,
 }
 
-use Ability::{Batches, Consumers, Processes, Worker};
+use Ability::{Batches, Consumers, Processes, Singles, Worker};
 
 static OWN: Program =
     Program { folder: "", binary: "pgqrs-peers", lock: include_str!("../Cargo.lock") };
@@ -76,8 +78,17 @@ pub(crate) static ON_POSTGRES: &[Library] = &[
         name: "pgqrs",
         program: &OWN,
         package: "pgqrs-postgres",
-        abilities: &[Batches, Worker, Consumers, Processes],
-        setting: "as it comes: 8 connections",
+        abilities: &[Singles, Batches, Worker, Consumers, Processes],
+        setting: "as it comes: 8 connections, as many messages in memory as handlers",
+        finished: "archived",
+    },
+    Library {
+        key: "ours-prefetch",
+        name: "pgqrs, prefetch 500",
+        program: &OWN,
+        package: "pgqrs-postgres",
+        abilities: &[Worker],
+        setting: "the worker alone, with 500 messages in memory",
         finished: "archived",
     },
     Library {
@@ -85,7 +96,7 @@ pub(crate) static ON_POSTGRES: &[Library] = &[
         name: "graphile_worker",
         program: &OWN,
         package: "graphile_worker",
-        abilities: &[Batches, Worker, Processes],
+        abilities: &[Singles, Batches, Worker, Processes],
         setting: "local queue of 500, completions in batches of 5 ms",
         finished: "deleted",
     },
@@ -94,7 +105,7 @@ pub(crate) static ON_POSTGRES: &[Library] = &[
         name: "pgmq, delete",
         program: &OWN,
         package: "pgmq",
-        abilities: &[Batches, Consumers, Processes],
+        abilities: &[Singles, Batches, Consumers, Processes],
         setting: "its SQL without the extension; waits with `read_with_poll`",
         finished: "deleted",
     },
@@ -103,7 +114,7 @@ pub(crate) static ON_POSTGRES: &[Library] = &[
         name: "pgmq, archive",
         program: &OWN,
         package: "pgmq",
-        abilities: &[Batches, Consumers, Processes],
+        abilities: &[Singles, Batches, Consumers, Processes],
         setting: "the same",
         finished: "archived",
     },
@@ -112,8 +123,8 @@ pub(crate) static ON_POSTGRES: &[Library] = &[
         name: "apalis-postgres",
         program: &OWN,
         package: "apalis-postgres",
-        abilities: &[Batches, Worker, Processes],
-        setting: "batches of 100, NOTIFY, handlers spawned",
+        abilities: &[Singles, Batches, Worker, Processes],
+        setting: "batches of 100, NOTIFY and a look each 100 ms, handlers spawned",
         finished: "marked, stay in the table",
     },
     Library {
@@ -121,7 +132,7 @@ pub(crate) static ON_POSTGRES: &[Library] = &[
         name: "pgqrs 0.15.3",
         program: &SQLX_0_8,
         package: "pgqrs",
-        abilities: &[Batches, Consumers, Processes],
+        abilities: &[Singles, Batches, Consumers, Processes],
         setting: "as it comes",
         finished: "archived",
     },
@@ -130,7 +141,7 @@ pub(crate) static ON_POSTGRES: &[Library] = &[
         name: "sqlxmq",
         program: &SQLX_0_8,
         package: "sqlxmq",
-        abilities: &[Worker, Processes],
+        abilities: &[Singles, Worker, Processes],
         setting: "32 to 64 jobs at once",
         finished: "deleted",
     },
@@ -139,7 +150,7 @@ pub(crate) static ON_POSTGRES: &[Library] = &[
         name: "underway",
         program: &SQLX_0_8,
         package: "underway",
-        abilities: &[Batches, Worker, Processes],
+        abilities: &[Singles, Batches, Worker, Processes],
         setting: "8 workers of 8 tasks",
         finished: "marked, stay in the table",
     },
@@ -152,8 +163,17 @@ pub(crate) static ON_SQLITE: &[Library] = &[
         name: "pgqrs",
         program: &OWN,
         package: "pgqrs-sqlite",
-        abilities: &[Batches, Worker, Consumers, Processes],
-        setting: "synchronous normal",
+        abilities: &[Singles, Batches, Worker, Consumers, Processes],
+        setting: "synchronous normal; as many messages in memory as handlers",
+        finished: "archived",
+    },
+    Library {
+        key: "ours-prefetch",
+        name: "pgqrs, prefetch 500",
+        program: &OWN,
+        package: "pgqrs-sqlite",
+        abilities: &[Worker],
+        setting: "the worker alone, with 500 messages in memory",
         finished: "archived",
     },
     Library {
@@ -161,7 +181,7 @@ pub(crate) static ON_SQLITE: &[Library] = &[
         name: "honker",
         program: &HONKER,
         package: "honker",
-        abilities: &[Batches, Consumers, Processes],
+        abilities: &[Singles, Batches, Consumers, Processes],
         setting: "as it comes: synchronous normal; batches are transactions",
         finished: "deleted",
     },
@@ -170,7 +190,7 @@ pub(crate) static ON_SQLITE: &[Library] = &[
         name: "effectum",
         program: &EFFECTUM,
         package: "effectum",
-        abilities: &[Batches, Worker],
+        abilities: &[Singles, Batches, Worker],
         setting: "32 to 64 jobs at once; synchronous normal",
         finished: "marked, stay in the table",
     },
@@ -179,8 +199,8 @@ pub(crate) static ON_SQLITE: &[Library] = &[
         name: "apalis-sqlite",
         program: &OWN,
         package: "apalis-sqlite",
-        abilities: &[Batches, Worker, Processes],
-        setting: "batches of 100, handlers spawned; synchronous **off**, as its set-up has it",
+        abilities: &[Singles, Batches, Worker, Processes],
+        setting: "batches of 100, woken by its own process and each 100 ms, handlers spawned; synchronous **off**, as its set-up has it",
         finished: "marked, stay in the table",
     },
     Library {
@@ -188,13 +208,18 @@ pub(crate) static ON_SQLITE: &[Library] = &[
         name: "pgqrs 0.15.3",
         program: &SQLX_0_8,
         package: "pgqrs",
-        abilities: &[Batches, Consumers, Processes],
+        abilities: &[Singles, Batches, Consumers, Processes],
         setting: "as it comes",
         finished: "archived",
     },
 ];
 
 impl Library {
+    /// Whether it is what the others are compared with.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.key.starts_with("ours")
+    }
+
     pub(crate) fn can(&self, ability: Ability) -> bool {
         self.abilities.contains(&ability)
     }

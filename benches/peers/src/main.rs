@@ -121,7 +121,7 @@ impl Options {
 
     fn wants(&self, library: &Library) -> bool {
         let named = |name: &String| library.name.contains(name.as_str());
-        library.key == "ours" || self.libraries.is_empty() || self.libraries.iter().any(named)
+        library.is_ours() || self.libraries.is_empty() || self.libraries.iter().any(named)
     }
 
     fn wanted(&self, scenario: Scenario) -> bool {
@@ -142,7 +142,8 @@ async fn main() -> ExitCode {
 async fn serve_own(Call { library, url, task }: Call) -> Result<()> {
     use peers::{apalis_postgres, apalis_sqlite, graphile, ours, pgmq};
     match library.as_str() {
-        "ours" => serve::<ours::Ours>(&url, task).await,
+        "ours" => serve::<ours::Ours<ours::AsItComes>>(&url, task).await,
+        "ours-prefetch" => serve::<ours::Ours<ours::FiveHundred>>(&url, task).await,
         "graphile" => serve::<graphile::Graphile>(&url, task).await,
         "pgmq-delete" => serve::<pgmq::Pgmq<pgmq::Delete>>(&url, task).await,
         "pgmq-archive" => serve::<pgmq::Pgmq<pgmq::Archive>>(&url, task).await,

@@ -34,7 +34,7 @@ pub(crate) fn markdown(results: &Results) -> String {
             .filter(|library| cases.iter().any(|case| !results.of(case, library).is_empty()))
             .collect();
         page.push_str(&format!("#### {name}\n\n"));
-        row(&mut page, "messages/s", names(&measured), "ours / best other");
+        row(&mut page, "messages/s", names(&measured), "our best / the others' best");
         rule(&mut page, measured.len() + 2);
         for case in &cases {
             figures(&mut page, results, case, &measured);
@@ -71,11 +71,12 @@ fn figures(page: &mut String, results: &Results, case: &Case<'_>, libraries: &[&
         let text = medians.join(" / ");
         if first(figures) == winner { format!("**{text}**") } else { text }
     });
-    let other = best(&mut all.iter().skip(1).filter_map(first));
-    let ratio = all
-        .first()
-        .and_then(first)
-        .zip(other)
+    let side = |ours: bool| {
+        let side = libraries.iter().zip(&all).filter(|(library, _)| library.is_ours() == ours);
+        best(&mut side.filter_map(|(_, figures)| first(figures)))
+    };
+    let ratio = side(true)
+        .zip(side(false))
         .map(|(ours, other)| if rates { ours / other } else { other / ours });
     let ratio = ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}"));
     row(page, &title(case, rates), cells.collect(), &ratio);

@@ -1,9 +1,14 @@
-//! apalis-postgres, woken by NOTIFY.
+//! apalis-postgres, woken by NOTIFY and, as its documentation advises, by polling beneath that.
+
+use std::time::Duration;
 
 use apalis::prelude::*;
 use apalis_postgres::{Config, PostgresStorage};
+use futures::FutureExt;
 use kit::{CONNECTIONS, HANDLERS, Message, Peer, QUEUE, Result, Tally};
 use sqlx::{PgPool, postgres::PgPoolOptions};
+
+const POLL: Duration = Duration::from_millis(100);
 
 pub(crate) struct ApalisPostgres {
     pool: PgPool,
@@ -34,9 +39,10 @@ impl Peer for ApalisPostgres {
     }
 
     async fn work(&self, tally: &Tally) -> Result {
+        let strategy = Strategy::new().interval(POLL);
         let handlers = tally.clone();
         let worker = WorkerBuilder::new("bench")
-            .backend(self.storage.clone().with_pubsub())
+            .backend(self.storage.clone().with_pubsub().poll_with_strategy(strategy))
             .concurrency(HANDLERS)
             .parallelize(tokio::spawn)
             .build(move |message: Message| {
@@ -48,8 +54,7 @@ impl Peer for ApalisPostgres {
             done.done().await;
             Ok::<(), std::io::Error>(())
         };
-        worker.run_until(signal).await?;
-        Ok(())
+        Ok(worker.run_until(signal).boxed().await?)
     }
 
     async fn unfinished(&self) -> Result<u64> {

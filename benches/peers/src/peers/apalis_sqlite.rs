@@ -7,6 +7,7 @@ use std::{
 
 use apalis::prelude::*;
 use apalis_sqlite::{Config, SqliteStorage, callback::HookCallbackListener};
+use futures::FutureExt;
 use kit::{HANDLERS, Message, Peer, QUEUE, Result, Tally};
 use sqlx::SqlitePool;
 
@@ -61,8 +62,7 @@ impl Peer for ApalisSqlite {
             done.done().await;
             Ok::<(), std::io::Error>(())
         };
-        worker.run_until(signal).await?;
-        Ok(())
+        Ok(worker.run_until(signal).boxed().await?)
     }
 
     async fn unfinished(&self) -> Result<u64> {

@@ -1,17 +1,37 @@
 //! pgqrs, on both databases.
 
-use std::sync::Arc;
+use std::{marker::PhantomData, sync::Arc};
 
 use futures::future::try_join_all;
 use kit::{HANDLERS, Message, Peer, QUEUE, Result, Tally};
 use pgqrs::{Backends, Store, admin};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) struct Ours {
-    store: Arc<dyn Store>,
+/// How many messages wait in memory for a free handler.
+pub(crate) trait Prefetch: Send + Sync + 'static {
+    const MESSAGES: usize;
 }
 
-impl Ours {
+/// As many as there are handlers, as it comes.
+pub(crate) struct AsItComes;
+
+/// As many as graphile_worker's local queue has.
+pub(crate) struct FiveHundred;
+
+pub(crate) struct Ours<P> {
+    store: Arc<dyn Store>,
+    _prefetch: PhantomData<P>,
+}
+
+impl Prefetch for AsItComes {
+    const MESSAGES: usize = HANDLERS;
+}
+
+impl Prefetch for FiveHundred {
+    const MESSAGES: usize = 500;
+}
+
+impl<P> Ours<P> {
     async fn drain(&self, batch: usize, tally: &Tally) -> Result {
         let consumer = pgqrs::consumer("bench", 0, QUEUE).create(&self.store).await?;
         while !tally.is_done() {
@@ -33,7 +53,7 @@ impl Ours {
     }
 }
 
-impl Peer for Ours {
+impl<P: Prefetch> Peer for Ours<P> {
     async fn install(url: &str) -> Result {
         let store = connect(url).await?;
         admin(&store).install().await?;
@@ -42,7 +62,7 @@ impl Peer for Ours {
     }
 
     async fn open(url: &str) -> Result<Self> {
-        Ok(Self { store: connect(url).await? })
+        Ok(Self { store: connect(url).await?, _prefetch: PhantomData })
     }
 
     async fn enqueue(&self, message: Message) -> Result {
@@ -65,6 +85,7 @@ impl Peer for Ours {
                 async { Ok(()) }
             })
             .concurrency(HANDLERS)
+            .prefetch(P::MESSAGES)
             .until(stopping)
             .poll(&self.store);
         let stopping = async {

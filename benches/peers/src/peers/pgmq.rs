@@ -6,6 +6,7 @@ use futures::future::try_join_all;
 use kit::{CONNECTIONS, Message, Peer, QUEUE, Result, Tally};
 use pgmq::{PGMQueueExt, types::Message as Read};
 use serde_json::Value;
+use sqlx::postgres::PgPoolOptions;
 
 /// How long a message is invisible after it was read.
 const VISIBILITY: i32 = 60;
@@ -67,14 +68,14 @@ impl<F: Finish> Pgmq<F> {
 
 impl<F: Finish> Peer for Pgmq<F> {
     async fn install(url: &str) -> Result {
-        let queue = PGMQueueExt::new(url.to_owned(), CONNECTIONS).await?;
+        let queue = connect(url).await?;
         queue.install_sql_from_embedded().await?;
         queue.create(QUEUE).await?;
         Ok(())
     }
 
     async fn open(url: &str) -> Result<Self> {
-        let queue = PGMQueueExt::new(url.to_owned(), CONNECTIONS).await?;
+        let queue = connect(url).await?;
         Ok(Self { queue, _finish: PhantomData })
     }
 
@@ -110,4 +111,10 @@ impl<F: Finish> Peer for Pgmq<F> {
         let count: i64 = sqlx::query_scalar(sql).fetch_one(&self.queue.connection).await?;
         Ok(count.try_into()?)
     }
+}
+
+/// With a pool of our own, for its own way to connect insists on a password in the URL.
+async fn connect(url: &str) -> Result<PGMQueueExt> {
+    let pool = PgPoolOptions::new().max_connections(CONNECTIONS).connect(url).await?;
+    Ok(PGMQueueExt::new_with_pool(pool).await)
 }
