@@ -83,10 +83,10 @@ pub(crate) async fn drain<G: Ground>(
     report: &mut Report,
 ) -> Result<()> {
     let (messages, millis, consumers) = (options.messages, options.millis(), G::CONSUMERS);
-    let case = format!("worker, {HANDLERS} handlers");
+    let case = format!("worker, {HANDLERS} handlers, {messages} waiting");
     let mut cases = vec![(case, Ability::Worker, words(&format!("work {messages} {millis}")))];
     for batch in [100, 10, 1] {
-        let case = format!("consumers: {consumers}, batches of {batch}");
+        let case = format!("consumers: {consumers}, batches of {batch}, {messages} waiting");
         let work = words(&format!("consume {batch} {consumers} {messages} {millis}"));
         cases.push((case, Ability::Consumers, work));
     }

@@ -82,6 +82,9 @@ fn figures(page: &mut String, results: &Results, case: &Case<'_>, libraries: &[&
     row(page, &title(case, rates), cells.collect(), &ratio);
 }
 
+/// What is counted of a message's cost.
+type Count = fn(&Figure) -> Option<f64>;
+
 /// What a message costs where the server counts it.
 fn costs(page: &mut String, results: &Results, cases: &[Case<'_>], libraries: &[&Library]) {
     let enqueue =
@@ -104,7 +107,7 @@ fn costs(page: &mut String, results: &Results, cases: &[Case<'_>], libraries: &[
         // Its worker's, or else the largest batches'.
         let drained = drains.iter().find_map(|case| of(case, library));
         let mut cells = Vec::new();
-        let kinds: [(fn(&Figure) -> Option<f64>, usize); 4] = [
+        let kinds: [(Count, usize); 4] = [
             (|figure| figure.wal, 0),
             (|figure| figure.commits, 3),
             (|figure| figure.server, 0),
