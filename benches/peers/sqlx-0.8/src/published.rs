@@ -51,7 +51,7 @@ impl Peer for Published {
     }
 
     async fn consume(&self, batch: usize, consumers: usize, tally: &Tally) -> Result {
-        let mut running = JoinSet::new();
+        let mut running: JoinSet<Result> = JoinSet::new();
         for number in 0..consumers {
             let name = worker(&format!("consumer-{number}"));
             let consumer = consumer(&name, QUEUE).create(&self.store).await?;
@@ -75,7 +75,7 @@ impl Peer for Published {
 
     async fn unfinished(&self) -> Result<u64> {
         let metrics = ::published::admin(&self.store).queue_metrics(QUEUE).await?;
-        Ok(metrics.total_messages.try_into()?)
+        Ok((metrics.total_messages - metrics.archived_messages).try_into()?)
     }
 }
 

@@ -3,7 +3,10 @@
 use ::underway::{Queue, Task, Worker, task};
 use kit::{CONNECTIONS, HANDLERS, Message, Peer, QUEUE, Result, Tally};
 use sqlx::{PgPool, Postgres, Transaction, postgres::PgPoolOptions};
-use tokio::task::JoinSet;
+use tokio::{
+    runtime::Handle,
+    task::{JoinSet, spawn_blocking},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Its documentation scales by more workers; each has a connection of its own beside the pool's use.
@@ -30,7 +33,10 @@ impl Task for Handler {
 impl Peer for Underway {
     async fn install(url: &str) -> Result {
         let pool = connect(url).await?;
-        ::underway::run_migrations(&pool).await?;
+        // Its future is not `Send`.
+        let handle = Handle::current();
+        let migrate = move || handle.block_on(::underway::run_migrations(&pool));
+        spawn_blocking(migrate).await??;
         Self::open(url).await.map(drop)
     }
 
