@@ -48,6 +48,10 @@ impl Claims {
     fn worker(&self, caller: usize) -> Option<i64> {
         self.callers[caller].0.map(|worker| worker.0)
     }
+
+    fn workers(&self) -> Vec<Option<i64>> {
+        (0..self.callers.len()).map(|nth| self.worker(nth)).collect()
+    }
 }
 
 impl Call for Claims {
@@ -191,7 +195,7 @@ async fn claim_into(
 /// empty, as it most probably is.
 async fn glance(store: &Inner, claims: &Claims, known: &mut Known) -> Result<bool> {
     let (sql, began) = (store.sql.render(GLANCE), Instant::now());
-    let row = store.pool.query_one(&sql, params![claims.queue.as_str(), workers(claims)]).await?;
+    let row = store.pool.query_one(&sql, params![claims.queue.as_str(), claims.workers()]).await?;
     let is_quiet: bool = column(&row, "is_quiet")?;
     if is_quiet {
         let due_in_us: Option<i64> = column(&row, "due_in_us")?;
@@ -228,7 +232,7 @@ async fn promote(store: &Inner, claims: &Claims, start: Start) -> Result<Option<
         DUE_PER_CLAIM as i64,
         BURIED_PER_CLAIM as i64,
         LEASE_EXPIRED,
-        (0..claims.callers.len()).map(|nth| claims.worker(nth)).collect::<Vec<_>>(),
+        claims.workers(),
         start.marks.to_vec(),
         start.due_since,
     ];

@@ -4,7 +4,7 @@ use std::error::Error as _;
 
 use deadpool_postgres::{PoolError, TimeoutType};
 use pgqrs::{Error, Source};
-use tokio_postgres::{Row, error::SqlState, types::FromSql};
+use tokio_postgres::{error::SqlState, types::FromSql};
 
 use crate::connection::Record;
 
