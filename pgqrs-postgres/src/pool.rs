@@ -15,7 +15,7 @@ use pgqrs::{Error, Result};
 use tokio::time::timeout;
 use tokio_postgres::{
     Config, Row,
-    error::SqlState,
+    error::{DbError, Severity, SqlState},
     types::{ToSql, Type},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -313,8 +313,8 @@ impl Drop for Session<'_> {
     }
 }
 
-/// Waits for an answer. `busy` stays set without one: on timeout, on failure of the connection, and
-/// when the caller drops the call.
+/// Waits for an answer. `busy` stays set without one: on timeout, when the connection fails or is
+/// closed, and when the caller drops the call.
 async fn within<T>(
     limit: Duration,
     busy: &mut bool,
@@ -324,8 +324,14 @@ async fn within<T>(
     let answer = timeout(limit, answer)
         .await
         .map_err(|_| unavailable(format!("the server did not answer within {limit:?}")))?;
-    *busy = answer.as_ref().is_err_and(|error| error.as_db_error().is_none());
+    *busy = answer.as_ref().is_err_and(ends_session);
     answer.map_err(from_driver)
+}
+
+/// Whether the connection is of no more use: it failed, or the server said that it closes it.
+fn ends_session(error: &tokio_postgres::Error) -> bool {
+    let severity = error.as_db_error().map(DbError::parsed_severity);
+    severity.is_none_or(|severity| matches!(severity, Some(Severity::Fatal | Severity::Panic)))
 }
 
 /// The server's settings for these limits, in milliseconds; 0 would be none.
