@@ -98,6 +98,7 @@ macro_rules! for_each_case {
                 v5_a_thousand_due_messages_come_by_priority,
                 s1_a_forged_token_is_refused,
                 s1_a_receipt_settles_its_own_message_only,
+                s1_exchanged_tokens_are_refused,
                 s1_a_message_never_leased_cannot_be_settled,
                 s1_a_message_claimed_again_is_lost_to_its_first_holder,
                 s1_a_deleted_message_is_lost,

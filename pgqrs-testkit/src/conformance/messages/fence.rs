@@ -26,6 +26,23 @@ pub async fn s1_a_receipt_settles_its_own_message_only(store: &Arc<dyn Store>) {
     scene.assert_lost(Receipt { id: MessageId(i64::MAX), token: one.token }).await;
 }
 
+/// S1: two leases whose receipts have exchanged their tokens are refused in one batch, and stay.
+pub async fn s1_exchanged_tokens_are_refused(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    scene.enqueue(2).await;
+    let (one, two) = (scene.claim_one().await.receipt, scene.claim_one().await.receipt);
+    let exchanged =
+        [Receipt { id: one.id, token: two.token }, Receipt { id: two.id, token: one.token }];
+    for action in actions() {
+        let settlements = exchanged.map(|receipt| Settlement { receipt, action: action.clone() });
+        let answers = scene.settle_all(settlements.to_vec()).await;
+        assert_eq!(answers, [Err(LeaseLost), Err(LeaseLost)], "{action:?}");
+    }
+    let own = [one, two].map(|receipt| Settlement { receipt, action: Action::Archive });
+    let answers = scene.settle_all(own.to_vec()).await;
+    assert_eq!(answers, [Ok(Settled::Archived), Ok(Settled::Archived)]);
+}
+
 /// S1: a message that nobody has leased cannot be settled.
 pub async fn s1_a_message_never_leased_cannot_be_settled(store: &Arc<dyn Store>) {
     let scene = Scene::new(store).await;
