@@ -37,6 +37,7 @@ pub async fn s1_exchanged_tokens_are_refused(store: &Arc<dyn Store>) {
         let settlements = exchanged.map(|receipt| Settlement { receipt, action: action.clone() });
         let answers = scene.settle_all(settlements.to_vec()).await;
         assert_eq!(answers, [Err(LeaseLost), Err(LeaseLost)], "{action:?}");
+        assert_eq!(live_ids(&scene.live().await), [one.id, two.id], "{action:?}");
     }
     let own = [one, two].map(|receipt| Settlement { receipt, action: Action::Archive });
     let answers = scene.settle_all(own.to_vec()).await;
