@@ -2,14 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fmt, mem,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use chrono::{DateTime, Utc};
 use pgqrs::{
-    Action, BURIED_PER_CLAIM, Claim, Claimed, DUE_PER_CLAIM, Delay, Error, LEASE_EXPIRED, Message,
+    Action, BURIED_PER_CLAIM, Claim, Claimed, DUE_PER_CLAIM, Error, LEASE_EXPIRED, Message,
     MessageId, Priority, QueueName, Receipt, Result, RetryDecision, Settle, Settlement,
     VisibilityTimeout, WorkerId, WorkerState, parse_stored,
 };
@@ -55,8 +53,7 @@ impl Claims {
 }
 
 impl Call for Claims {
-    type Answer = Vec<Handover>;
-    const ENDS_WITH_CALLERS: bool = true;
+    type Answer = Vec<Result<Claimed>>;
 
     fn rows(&self) -> usize {
         self.callers.iter().map(|(_, limit)| limit).sum()
@@ -75,54 +72,14 @@ impl Call for Claims {
         Self { callers: self.callers.iter().copied().chain(callers).collect(), ..self.clone() }
     }
 
-    fn split(calls: &[Self], answer: Vec<Handover>) -> Vec<Vec<Handover>> {
-        let mut handovers = answer.into_iter();
-        calls.iter().map(|call| handovers.by_ref().take(call.callers.len()).collect()).collect()
-    }
-}
-
-/// What a claim brought, on its way to its caller. If that is gone, its messages are released.
-pub(crate) struct Handover {
-    store: Arc<Inner>,
-    outcome: Result<Claimed>,
-}
-
-impl Handover {
-    /// Hands it over.
-    pub(crate) fn take(mut self) -> Result<Claimed> {
-        mem::replace(&mut self.outcome, Ok(Claimed::default()))
-    }
-}
-
-impl fmt::Debug for Handover {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handover").field("outcome", &self.outcome).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Handover {
-    fn drop(&mut self) {
-        let Ok(Claimed { messages, .. }) = &self.outcome else { return };
-        let release = |message: &Message| Settlement {
-            receipt: message.receipt,
-            action: Action::Release(Delay::ZERO),
-        };
-        let settlements: Vec<_> = messages.iter().map(release).collect();
-        if !settlements.is_empty()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let (store, settle) = (self.store.clone(), Settle { settlements, now: None });
-            runtime.spawn(async move {
-                if let Err(error) = settle::settle(&store, &settle).await {
-                    tracing::warn!(%error, "could not release what nobody waits for any more");
-                }
-            });
-        }
+    fn split(calls: &[Self], answer: Vec<Result<Claimed>>) -> Vec<Vec<Result<Claimed>>> {
+        let mut outcomes = answer.into_iter();
+        calls.iter().map(|call| outcomes.by_ref().take(call.callers.len()).collect()).collect()
     }
 }
 
 /// Claims for all callers; what went wrong for one of them alone is its own answer.
-pub(crate) async fn claim(store: &Arc<Inner>, claims: &Claims) -> Result<Vec<Handover>> {
+pub(crate) async fn claim(store: &Inner, claims: &Claims) -> Result<Vec<Result<Claimed>>> {
     let mut taken = Taken::nothing(claims);
     let mut known = Known::of(store, &claims.queue);
     match claim_into(&mut taken, store, claims, &mut known).await {
@@ -134,8 +91,7 @@ pub(crate) async fn claim(store: &Arc<Inner>, claims: &Claims) -> Result<Vec<Han
     for claimed in taken.outcomes.iter_mut().flatten() {
         claimed.due_in = taken.due_in.filter(|_| claimed.messages.is_empty());
     }
-    let handover = |outcome| Handover { store: store.clone(), outcome };
-    Ok(taken.outcomes.into_iter().map(handover).collect())
+    Ok(taken.outcomes)
 }
 
 async fn claim_into(

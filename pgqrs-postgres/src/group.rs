@@ -38,9 +38,6 @@ pub(crate) trait Call: Send + Sync + 'static {
     /// What it is answered.
     type Answer: Send;
 
-    /// Whether a flush is cancelled when none of its callers waits any longer.
-    const ENDS_WITH_CALLERS: bool = false;
-
     /// How many rows it adds to the statement.
     fn rows(&self) -> usize;
 
@@ -130,10 +127,7 @@ impl<C: Call> Group<C> {
     {
         if call.rows() >= ALONE {
             let alone = async move { run(call).await };
-            return match C::ENDS_WITH_CALLERS {
-                true => alone.await,
-                false => tokio::spawn(alone).await.unwrap_or_else(|_| Err(shutting_down())),
-            };
+            return tokio::spawn(alone).await.unwrap_or_else(|_| Err(shutting_down()));
         }
         let (answer, answered) = oneshot::channel();
         let is_free = {
@@ -158,11 +152,8 @@ impl<C: Call> Group<C> {
                     for _ in 0..YIELDS {
                         tokio::task::yield_now().await;
                     }
-                    let Some((calls, mut answers)) = turn.next_flush() else { return };
-                    let outcomes = tokio::select! {
-                        outcomes = flush(calls, &run) => outcomes,
-                        () = all_gone(&mut answers), if C::ENDS_WITH_CALLERS => continue,
-                    };
+                    let Some((calls, answers)) = turn.next_flush() else { return };
+                    let outcomes = flush(calls, &run).await;
                     turn.all.landings.fetch_add(1, Ordering::SeqCst);
                     for (answer, outcome) in answers.into_iter().zip(outcomes) {
                         // A caller that is gone wants no answer.
@@ -178,12 +169,6 @@ impl<C: Call> Group<C> {
 
 fn shutting_down() -> Error {
     Error::Unavailable { reason: "the runtime is shutting down".into(), source: None }
-}
-
-async fn all_gone<T>(answers: &mut [oneshot::Sender<T>]) {
-    for answer in answers {
-        answer.closed().await;
-    }
 }
 
 async fn flush<C: Call, Fut>(mut calls: Vec<C>, run: &impl Fn(C) -> Fut) -> Vec<Result<C::Answer>>

@@ -13,23 +13,23 @@ use std::{
 use async_trait::async_trait;
 use pgqrs::{
     ArchiveFilter, ArchivedMessage, Backend, Claim, Claimed, Configure, CreateQueue, DeleteQueue,
-    Enqueue, Error, Finding, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter,
-    Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, Settle, Settled,
-    Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue, Wakeups, WorkerChange,
-    WorkerFilter, WorkerRecord,
+    Enqueue, Error, Finding, Handover, LeaseLost, LiveMessage, MessageFilter, MessageId,
+    MetricsFilter, Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result,
+    Settle, Settled, Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue,
+    Wakeups, WorkerChange, WorkerFilter, WorkerRecord,
 };
 use tokio_postgres::error::SqlState;
 
 use crate::{
     Options,
-    claim::{self, Claims, Handover},
+    claim::{self, Claims},
     doctor, enqueue, error,
     group::Group,
     known::{self, Known},
     listen::{self, Listener},
     migrate,
     partitions::RANGE,
-    pool::Pool,
+    pool::{Pool, only},
     queues, reads, settle,
     sql::Statements,
     sweep, url, workers,
@@ -240,16 +240,20 @@ impl Store for PostgresStore {
     }
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
         let (store, claims) = (self.inner.clone(), Claims::from(claim));
-        let handovers = if claims.now.is_some() {
-            store.repeat(|| claim::claim(&store, &claims)).await?
-        } else {
-            let run = move |claims: Claims| {
-                let store = store.clone();
-                async move { store.repeat(|| claim::claim(&store, &claims)).await }
+        Handover::of(self.clone(), claims.now, async move {
+            let outcomes = if claims.now.is_some() {
+                store.repeat(|| claim::claim(&store, &claims)).await?
+            } else {
+                let inner = store.clone();
+                let run = move |claims: Claims| {
+                    let store = inner.clone();
+                    async move { store.repeat(|| claim::claim(&store, &claims)).await }
+                };
+                store.claims(&claims.queue).call(claims, run).await?
             };
-            self.inner.claims(&claims.queue).call(claims, run).await?
-        };
-        handovers.into_iter().next().map_or_else(|| Ok(Claimed::default()), Handover::take)
+            only(outcomes)?
+        })
+        .await
     }
     async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {
         settle.check()?;

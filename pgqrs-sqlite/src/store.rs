@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use pgqrs::{
     Action, ArchiveFilter, ArchivedMessage, Claim, Claimed, Configure, CreateQueue, DeleteQueue,
-    Enqueue, Error, Finding, LeaseLost, LiveMessage, MessageFilter, MessageId, MetricsFilter,
-    Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result, RetryDecision,
-    Settle, Settled, Settlement, Store, StoreSettings, Sweep, Swept, Transition, UpdateQueue,
-    Wakeups, WorkerChange, WorkerFilter, WorkerRecord,
+    Enqueue, Error, Finding, Handover, LeaseLost, LiveMessage, MessageFilter, MessageId,
+    MetricsFilter, Purge, Queue, QueueFilter, QueueMetrics, QueueName, Redrive, Register, Result,
+    RetryDecision, Settle, Settled, Settlement, Store, StoreSettings, Sweep, Swept, Transition,
+    UpdateQueue, Wakeups, WorkerChange, WorkerFilter, WorkerRecord,
 };
 
 use crate::{
@@ -154,16 +154,19 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
-        let now = claim.now;
-        let leased = self.write(move |tx| claim::claim(tx, &claim)).await?;
-        let (claimed, unreadable) = leased.parse();
-        if !unreadable.is_empty()
-            && let Err(error) = self.bury(unreadable, now).await
-        {
-            // It never fails the claim, whose other messages are leased already (E5).
-            tracing::warn!(%error, "could not bury messages that do not parse");
-        }
-        Ok(claimed)
+        let (store, now) = (self.clone(), claim.now);
+        Handover::of(self.clone(), now, async move {
+            let leased = store.write(move |tx| claim::claim(tx, &claim)).await?;
+            let (claimed, unreadable) = leased.parse();
+            if !unreadable.is_empty()
+                && let Err(error) = store.bury(unreadable, now).await
+            {
+                // It never fails the claim, whose other messages are leased already (E5).
+                tracing::warn!(%error, "could not bury messages that do not parse");
+            }
+            Ok(claimed)
+        })
+        .await
     }
 
     async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {

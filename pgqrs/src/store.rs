@@ -138,7 +138,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// - E5 a message whose payload or headers do not parse **must not** fail it: that message
     ///   alone becomes a dead letter ("payload does not parse: …") and is left out. It was leased
     ///   like any other, so its attempt counts and its token is used; a claim of `limit` messages
-    ///   may come back with fewer, or with none, while others are ready.
+    ///   may come back with fewer, or with none, while others are ready;
+    /// - what it leases for a caller that has dropped it **must** be released: see
+    ///   [`Handover`](crate::Handover).
     ///
     /// # Errors
     /// `QueueNotFound`, `WorkerNotReady`, `WorkerNotFound`.

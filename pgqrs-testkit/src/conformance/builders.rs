@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 use super::scene::assert_matches;
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 /// An ephemeral consumer dequeues, processes and archives; `execute` returns how many.
 pub async fn a_handled_message_is_archived_and_counted(store: &Arc<dyn Store>) {
     tasks(store, &[json!({"n": 1})]).await;
@@ -236,6 +238,33 @@ pub async fn fetch_one_is_none_when_nothing_is_ready(store: &Arc<dyn Store>) {
     assert_eq!(dequeue().from("tasks").fetch_one(store).await.unwrap(), None);
 }
 
+/// A fetch that is dropped on its way gives back what it brings, attempts included.
+pub async fn a_dropped_fetch_gives_back_what_it_brings(store: &Arc<dyn Store>) {
+    tasks(store, &[json!(1), json!(2), json!(3)]).await;
+    for patience in 0..200 {
+        let fetch = dequeue().from("tasks").batch(2).with_vt(HOUR).fetch_all(store);
+        let fetched = tokio::select! {
+            biased;
+            fetched = fetch => fetched.unwrap(),
+            () = yields(patience) => continue,
+        };
+        let release = |message: Message| Settlement {
+            receipt: message.receipt,
+            action: Action::Release(Delay::ZERO),
+        };
+        let settlements = fetched.into_iter().map(release).collect();
+        store.settle(Settle { settlements, now: None }).await.unwrap();
+    }
+    let all_back = async {
+        while live(store).await.iter().any(|message| message.receipt.is_some()) {
+            yields(1).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), all_back).await.unwrap();
+    let attempts: Vec<_> = live(store).await.iter().map(|message| message.attempts).collect();
+    assert_eq!(attempts, [0, 0, 0]);
+}
+
 /// The enqueue builder: options reach the message, ids come back in input order.
 pub async fn enqueue_options_reach_the_message(store: &Arc<dyn Store>) {
     tasks(store, &[]).await;
@@ -294,6 +323,13 @@ async fn tasks(store: &Arc<dyn Store>, payloads: &[Value]) -> Vec<MessageId> {
     match payloads {
         [] => Vec::new(),
         some => enqueue().messages(some).to("tasks").execute(store).await.unwrap(),
+    }
+}
+
+/// Lets others run so many times.
+async fn yields(times: usize) {
+    for _ in 0..times {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -223,6 +223,7 @@ macro_rules! for_each_case {
                 a_suspended_or_stopped_consumer_fetches_nothing [workers],
                 the_lease_lasts_as_long_as_asked,
                 fetch_one_is_none_when_nothing_is_ready,
+                a_dropped_fetch_gives_back_what_it_brings,
                 enqueue_options_reach_the_message,
                 a_suspended_producer_enqueues_nothing [workers],
                 wrong_arguments_are_typed_errors,
