@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Result,
-    ours::{Ours, QUEUE},
+    ours::{Ours, QUEUE, warm_up},
 };
 
 /// A worker ends when it has had nothing to do for this long.
@@ -31,7 +31,7 @@ pub(crate) struct Crew {
 
 impl Crew {
     /// Starts `size` processes, each with a run loop of so many handlers, and waits until all are
-    /// connected.
+    /// warm.
     pub(crate) async fn start(url: &str, size: usize, concurrency: usize) -> Result<Self> {
         let mut children = Vec::with_capacity(size);
         for _ in 0..size {
@@ -70,9 +70,7 @@ impl Crew {
 
 /// A worker's side.
 pub(crate) async fn work<S: Ours>(store: &S, concurrency: usize) -> Result<()> {
-    // All connections are made before the start.
-    futures::future::try_join_all((0..4).map(|_| async { pgqrs::admin(store).queues().await }))
-        .await?;
+    warm_up(store).await?;
     println!();
     BufReader::new(stdin()).lines().next_line().await?;
     let (last, stop) = (Arc::new(AtomicU64::new(micros())), CancellationToken::new());

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pgqrs::{Consumer, MessageId, Store};
+use pgqrs::{Action, Consumer, MessageId, Settle, Settlement, Store};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +65,33 @@ pub(crate) async fn enqueue_singly<S: Ours>(
     tasks: usize,
 ) -> Result<Duration> {
     enqueue_batches(store, messages, 1, tasks).await
+}
+
+/// Claims and archives in a queue of this process alone, on several connections at once: a worker that
+/// stays up works with sessions that have all their plans.
+pub(crate) async fn warm_up<S: Ours>(store: &S) -> Result<()> {
+    let queue = format!("warm-up-{}", std::process::id());
+    pgqrs::admin(store).create_queue(&queue).await?;
+    let payloads = vec![payload(); 1_000];
+    pgqrs::enqueue().messages(&payloads).to(queue.as_str()).execute(store).await?;
+    let mut tasks = JoinSet::new();
+    for _ in 0..4 {
+        let (store, queue) = (store.clone(), queue.clone());
+        tasks.spawn(async move {
+            loop {
+                let dequeue = pgqrs::dequeue().from(queue.as_str()).batch(50);
+                let claimed = dequeue.fetch_all(&store).await?;
+                if claimed.is_empty() {
+                    return Ok(());
+                }
+                let receipts = claimed.iter().map(|message| message.receipt);
+                let archive = |receipt| Settlement { receipt, action: Action::Archive };
+                let settlements = receipts.map(archive).collect();
+                store.settle(Settle { settlements, now: None }).await?;
+            }
+        });
+    }
+    join(tasks).await.map(drop)
 }
 
 /// How long claims and archives took together, and how long the claims alone.

@@ -89,7 +89,7 @@ async fn processes(server: &Postgres, messages: usize, count: usize) -> Result<S
 /// The child's side: tells that it is ready, and begins when its input ends.
 pub(crate) async fn drain_in_child(url: &str, messages: usize) -> Result<()> {
     let store = pgqrs_postgres::connect(url).await?;
-    pgqrs::admin(&store).queues().await?;
+    ours::warm_up(&store).await?;
     println!("ready");
     std::io::read_to_string(std::io::stdin())?;
     ours::drain(&store, messages, 100, 1).await.map(drop)
