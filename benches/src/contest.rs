@@ -71,6 +71,9 @@ impl<'a> Contest<'a> {
     /// Lets everybody have a turn in each round, and reports the medians.
     pub(crate) async fn run(self, rounds: usize, report: &mut Report) -> Result<()> {
         let Self { scenario, case, mut contenders } = self;
+        if !report.wants(&case) {
+            return Ok(());
+        }
         let mut samples = vec![Vec::new(); contenders.len()];
         for _ in 0..rounds {
             for ((name, turn), samples) in contenders.iter_mut().zip(&mut samples) {

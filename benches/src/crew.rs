@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A worker ends when it has had nothing to do for this long.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Processes that are ready to work.
 pub(crate) struct Crew {

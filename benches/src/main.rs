@@ -35,6 +35,10 @@ struct Options {
     #[arg(value_enum, required_unless_present_any = ["offer", "drain", "work"])]
     scenarios: Vec<Scenario>,
 
+    /// Only the cases with this in their names.
+    #[arg(long, value_name = "TEXT", default_value_t)]
+    case: String,
+
     /// How often each case is run; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -167,7 +171,7 @@ async fn main() -> ExitCode {
     if let (Some(concurrency), Some(url)) = (options.work, &options.url) {
         return exit(work(url, concurrency).await);
     }
-    let mut report = Report::default();
+    let mut report = Report::of(&options.case);
     let outcome = measure(&options, &mut report).await;
     let written = options.json.as_ref().map_or(Ok(()), |file| report.write(file));
     exit(outcome.and(written))

@@ -25,11 +25,22 @@ pub(crate) struct Line {
 /// Prints lines as they come and keeps them.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
+    /// What the names of its cases have in them.
+    cases: String,
     lines: Vec<Value>,
     heading: String,
 }
 
 impl Report {
+    /// Of the cases with this in their names.
+    pub(crate) fn of(cases: &str) -> Self {
+        Self { cases: cases.to_owned(), ..Self::default() }
+    }
+
+    pub(crate) fn wants(&self, case: &str) -> bool {
+        case.contains(&self.cases)
+    }
+
     /// Prints and keeps a line.
     pub(crate) fn add(&mut self, line: Line) {
         let heading = format!("{}: {}", line.scenario, line.case);

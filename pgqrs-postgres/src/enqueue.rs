@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Messages in a run at most. A claim of few messages writes down again what it leaves of a run.
-pub(crate) const RUN: usize = 10;
+pub(crate) const RUN: usize = 20;
 
 /// Adds messages, which have been checked but for their sizes, and wakes whoever waits for them.
 pub(crate) async fn enqueue(store: &Arc<Inner>, enqueue: &Enqueue) -> Result<Vec<MessageId>> {

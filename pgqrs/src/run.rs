@@ -1,6 +1,7 @@
 //! The run loop: a handler that goes on, with many messages in work at once.
 
 mod crew;
+mod crowd;
 pub(crate) mod engine;
 mod fetch;
 mod leases;

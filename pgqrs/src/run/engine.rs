@@ -16,6 +16,7 @@ use tracing::Instrument;
 use super::{
     Report, RunOptions,
     crew::{Crew, Done, Job},
+    crowd::Crowd,
     fetch::{Answered, Fetcher, Pace, error_pause},
     leases::Leases,
     wait::{Request, at, take, wake},
@@ -59,6 +60,7 @@ pub(crate) struct Engine<H> {
     backoff_used: bool,
     wakeups: Option<Wakeups>,
     pace: Pace,
+    crowd: Crowd,
     stopping: Stopping,
 
     leases: Leases,
@@ -117,6 +119,7 @@ impl<H: Handler + 'static> Engine<H> {
         let (wakeups, now) = (store.wakeups(fetcher.queue()), Instant::now());
         Ok(Self {
             pace: Pace::new(options.poll_interval),
+            crowd: Crowd::default(),
             store,
             fetcher,
             crew: Crew::new(handler, &options, telemetry.clone()),
@@ -203,11 +206,12 @@ impl<H: Handler + 'static> Engine<H> {
     }
 
     /// How many messages to claim now, if any. From a queue that has plenty two claims of half of
-    /// what the loop may hold are on their way at once.
+    /// what the loop may hold are on their way at once, unless the store is crowded.
     fn next_claim(&self) -> Option<BatchSize> {
         let (free, capacity) = (self.free(), self.crew.capacity());
         let half = capacity.div_ceil(2).max(self.crew.handler().group_size());
-        let (claims, most) = if self.pace.is_busy() { (CLAIMS, half) } else { (1, capacity) };
+        let is_alone = self.pace.is_busy() && !self.crowd.is_crowded();
+        let (claims, most) = if is_alone { (CLAIMS, half) } else { (1, capacity) };
         let is_idle = self.crew.has_none_waiting() && self.claiming.is_empty();
         let is_worthwhile = is_idle || free * 2 >= capacity;
         if !self.claims() || !self.pace.is_due() || !is_worthwhile || self.claiming.len() >= claims
@@ -227,7 +231,11 @@ impl<H: Handler + 'static> Engine<H> {
                 self.pace.idle(due_in, reach);
             }
             Ok(Claimed { messages, .. }) => {
-                self.pace.found(messages.len() == limit);
+                let is_full = messages.len() == limit;
+                self.pace.found(is_full);
+                if is_full {
+                    self.crowd.claimed(limit, sent.elapsed());
+                }
                 self.telemetry.claimed(&messages);
                 self.begin(messages, sent);
             }
