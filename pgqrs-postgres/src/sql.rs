@@ -413,8 +413,8 @@ WHERE ($1 IS NULL OR q.name = $1) AND ($2 IS NULL OR w.state = $2)
 ORDER BY w.id LIMIT $5";
 
     /// What of a sweep there is to do: mostly nothing, and then this is all of it. $2 as below. The
-    /// partitions of the archive are looked at when $3 numbers have been drawn since $4, and now and
-    /// then.
+    /// partitions of the archive are looked at when $3 numbers have been drawn since $4, and from then
+    /// on now and then.
     sweep_due = "
 SELECT EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
            SELECT FROM {schema}.leases WHERE queue_id = q.id AND last_attempt
@@ -429,7 +429,7 @@ SELECT EXISTS (SELECT FROM {schema}.queues q CROSS JOIN LATERAL (
            (SELECT 1 FROM {schema}.archive WHERE queue_id = q.id
               AND archived_at <= coalesce($1, now()) - 2 * {retention} LIMIT 1)
        ) a WHERE q.retention_us IS NOT NULL) AS old_archive,
-       last_value, last_value >= $4 + $3 OR $1 IS NOT NULL OR random() < 0.05
+       last_value, last_value >= $4 + $3 OR $1 IS NOT NULL OR last_value >= $3 AND random() < 0.05
            OR EXISTS (SELECT FROM {schema}.retired) AS partitions
 FROM {schema}.sequence";
 

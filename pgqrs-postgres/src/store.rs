@@ -28,7 +28,6 @@ use crate::{
     known::{self, Known},
     listen::{self, Listener},
     migrate,
-    partitions::RANGE,
     pool::{Pool, only},
     queues, reads, settle,
     sql::Statements,
@@ -94,7 +93,7 @@ impl PostgresStore {
             claims: Mutex::default(),
             // Flushes at once would meet at the leases of one claim, and one of them come again.
             settles: Group::with_flushes(1),
-            partitions_looked_at: AtomicI64::new(-RANGE), // at its first sweep
+            partitions_looked_at: AtomicI64::new(0),
         });
         inner.repeat(|| migrate::check_version(&inner)).await?;
         Ok(Self { inner })
