@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::join_all;
@@ -219,6 +219,37 @@ async fn a_sweep_gives_up_behind_an_archive_in_an_open_transaction() {
     assert!(!scene.ranges().await.contains(&RANGE));
 }
 
+/// Nobody else may archive into a range that a sweep waits for.
+#[tokio::test]
+async fn a_sweep_does_not_wait_for_a_range_into_which_an_open_transaction_archives() {
+    let scene = scene().await;
+    scene.archive_in_full_range(&["q"], 0).await;
+    scene.archive("q", 0).await;
+    scene.draw_upto(2 * RANGE - 10).await;
+    let late = scene.enqueue("q", 0).await;
+    scene.draw_upto(2 * RANGE + 200).await;
+    let settle = scene.claim("q", 0).await;
+    let mut caller = scene.connect().await;
+    let open = caller.transaction().await.unwrap();
+    scene.store.settle_in(&open, settle).await.unwrap()[0].unwrap();
+
+    let waits = "pg_locks l JOIN pg_database d ON d.oid = l.database
+                 WHERE NOT granted AND datname = current_database()";
+    let mut sweep = pin!(scene.sweep(RETENTION));
+    let swept = loop {
+        tokio::select! {
+            swept = &mut sweep => break swept,
+            waiting = scene.count(waits) => assert_eq!(waiting, 0, "the sweep waits"),
+        }
+    };
+    assert_eq!(swept, Swept::default());
+    assert!(scene.ranges().await.contains(&RANGE));
+    open.commit().await.unwrap();
+    assert_eq!(scene.partition_of(late).await, format!("archive_{RANGE}"));
+    scene.sweep(RETENTION).await;
+    assert!(!scene.ranges().await.contains(&RANGE));
+}
+
 #[tokio::test]
 async fn partitions_are_made_and_dropped_under_a_short_lock_timeout() {
     let scene = scene().await;
@@ -327,16 +358,22 @@ impl Scene {
         self.store.enqueue(enqueue).await.unwrap()[0]
     }
 
-    /// Claims a message and archives it.
-    async fn settle(&self, queue: &str, second: i64) -> MessageId {
+    /// Claims a message, and says how to archive it.
+    async fn claim(&self, queue: &str, second: i64) -> Settle {
         let limit = BatchSize::new(1).unwrap();
         let claim =
             Claim { queue: name(queue), worker: None, limit, timeout: None, now: at(second) };
-        let message = self.store.claim(claim).await.unwrap().messages.remove(0);
-        let settlements = vec![Settlement { receipt: message.receipt, action: Action::Archive }];
-        let settle = Settle { settlements, now: at(second) };
+        let receipt = self.store.claim(claim).await.unwrap().messages[0].receipt;
+        let settlements = vec![Settlement { receipt, action: Action::Archive }];
+        Settle { settlements, now: at(second) }
+    }
+
+    /// Claims a message and archives it.
+    async fn settle(&self, queue: &str, second: i64) -> MessageId {
+        let settle = self.claim(queue, second).await;
+        let id = settle.settlements[0].receipt.id;
         self.store.settle(settle).await.unwrap()[0].unwrap();
-        message.id
+        id
     }
 
     async fn archive(&self, queue: &str, second: i64) -> MessageId {
