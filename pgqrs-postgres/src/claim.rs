@@ -20,7 +20,6 @@ use crate::{
     pool::params,
     queues::not_found,
     settle,
-    sql_operations::GLANCE,
     store::Inner,
     workers,
 };
@@ -150,8 +149,8 @@ async fn claim_into(
 /// Whether there is nothing to claim, to take in and to refuse: one statement for a queue that is
 /// empty, as it most probably is.
 async fn glance(store: &Inner, claims: &Claims, known: &mut Known) -> Result<bool> {
-    let (sql, began) = (store.sql.render(GLANCE), Instant::now());
-    let row = store.pool.query_one(&sql, params![claims.queue.as_str(), claims.workers()]).await?;
+    let (parameters, began) = (params![claims.queue.as_str(), claims.workers()], Instant::now());
+    let row = store.pool.query_one(&store.sql.glance, parameters).await?;
     let is_quiet: bool = column(&row, "is_quiet")?;
     if is_quiet {
         let due_in_us: Option<i64> = column(&row, "due_in_us")?;

@@ -43,6 +43,7 @@ mod settle;
 mod sql;
 mod sql_claim;
 mod sql_operations;
+mod sql_partitions;
 #[cfg(any(feature = "sqlx-0_8", feature = "sqlx-0_9"))]
 mod sqlx;
 mod statements;

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use crate::{
     error::{column, sqlstate},
     pool::params,
-    sql_operations::{
+    sql_partitions::{
         ATTEMPT, DROP_PARTITION, EMPTY_PARTITION, MAKE_PARTITION, PARTITIONS, RETIRE_PARTITION,
     },
     store::Inner,

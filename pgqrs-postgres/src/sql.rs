@@ -9,7 +9,7 @@
 
 use crate::{
     parts::PARTS,
-    sql_claim::{CLAIM, LOOK, PROMOTE_DUE, STANDING},
+    sql_claim::{CLAIM, GLANCE, LOOK, PROMOTE_DUE, STANDING},
     statements::statements,
 };
 
@@ -156,6 +156,8 @@ SELECT q.fits, q.payload_limit, numbered.ids FROM q, numbered";
     standing = STANDING;
 
     look = LOOK;
+
+    glance = GLANCE;
 
     /// The messages $1 of whole leases, named by token ($2) and the places of their messages in $1
     /// ($3 to $4). Leases that have other messages, too, are left to `archive`.

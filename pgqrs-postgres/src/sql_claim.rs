@@ -141,3 +141,23 @@ SELECT (1000000 * extract(epoch FROM least(
              AND visible_at >= coalesce($3, '-infinity')
            ORDER BY visible_at LIMIT 1) <= coalesce($2, now()), false) AS spent,
        (SELECT now() FROM q) AS now";
+
+/// Whether a queue that may be claimed from by the workers $2 (null: by anybody) has nothing ready,
+/// nothing due and nothing to bury, and when its next message becomes ready by itself.
+pub(crate) const GLANCE: &str = "
+WITH q AS MATERIALIZED (SELECT id FROM {schema}.queues WHERE name = $1 AND NOT paused), due AS (
+    SELECT least(
+        (SELECT visible_at FROM {schema}.delayed
+         WHERE queue_id = (SELECT id FROM q) ORDER BY visible_at LIMIT 1),
+        (SELECT visible_at FROM {schema}.leases
+         WHERE queue_id = (SELECT id FROM q) AND NOT last_attempt ORDER BY visible_at LIMIT 1)) AS next,
+        (SELECT visible_at FROM {schema}.leases
+         WHERE queue_id = (SELECT id FROM q) AND last_attempt ORDER BY visible_at LIMIT 1) AS spent
+)
+SELECT EXISTS (SELECT FROM q) AND coalesce(least(next, spent) > now(), true)
+         AND NOT EXISTS (SELECT FROM {schema}.ready WHERE queue_id = (SELECT id FROM q))
+         AND NOT EXISTS (SELECT FROM unnest($2) AS c (worker) WHERE worker IS NOT NULL
+             AND NOT EXISTS (SELECT FROM {schema}.workers
+                 WHERE id = worker AND queue_id = (SELECT id FROM q) AND state = 'ready')) AS is_quiet,
+       (1000000 * extract(epoch FROM next - now()))::bigint AS due_in_us, now() AS now
+FROM due";

@@ -8,7 +8,7 @@ use crate::{
     error::column,
     partitions::{self, RANGE},
     pool::{Session, params},
-    sql_operations::REMOVE_ARCHIVED,
+    sql_partitions::REMOVE_ARCHIVED,
     store::Inner,
     workers::{Free, free},
 };
