@@ -10,6 +10,7 @@ use crate::{
     Notifications,
     error::column,
     listen, migrate,
+    partitions::RANGE,
     pool::params,
     pooler::{self, Pooling},
     sql_operations as sql,
@@ -50,6 +51,7 @@ pub(crate) async fn examine(store: &Inner) -> Result<Vec<Finding>> {
         ("durability", durability(store).await),
         ("connections", connections(store).await),
         ("sequence", sequence(store).await),
+        ("archive", archive(store).await),
         ("clock", clock(store).await),
         ("pooler", pooler(store).await),
         ("wake-ups", wakeups(store).await),
@@ -203,6 +205,24 @@ async fn sequence(store: &Inner) -> Result<Found> {
             .to_owned()
     });
     Ok((format!("{drawn} numbers drawn, {percent} % of all"), ailing_if(remedy)))
+}
+
+async fn archive(store: &Inner) -> Result<Found> {
+    let row = store.pool.query_one(&store.sql.render(sql::ARCHIVE), params![]).await?;
+    let (reached, ranges): (i64, i64) = (column(&row, "reached")?, column(&row, "ranges")?);
+    let size: &str = column(&row, "default_size")?;
+    let upto = column::<Option<i64>>(&row, "upto")?.unwrap_or(RANGE);
+    // Sweeps are more than a range behind; less is caught up with.
+    let remedy = (reached >= upto + RANGE).then(|| {
+        format!(
+            "what is archived can only be removed row by row: let a role that owns the archive \
+             sweep; if one does, the default partition is too large to be looked through in 200 ms: \
+             purge queues or give them a retention, then VACUUM FULL \"{}\".archive_default",
+            store.schema
+        )
+    });
+    let detail = format!("{ranges} ranges end at id {upto}, {reached} is reached; default {size}");
+    Ok((detail, ailing_if(remedy)))
 }
 
 /// The best of three: the shorter the way, the less is uncertain.

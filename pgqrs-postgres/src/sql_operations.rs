@@ -140,6 +140,17 @@ WHERE current_setting(name) = 'off'";
 /// The numbers drawn so far.
 pub(crate) const SEQUENCE: &str = "SELECT last_value FROM {schema}.sequence";
 
+/// The last id in the archive, where its ranges end, and what the default partition holds.
+pub(crate) const ARCHIVE: &str = "
+SELECT (SELECT coalesce(max(id), 0) FROM {schema}.archive) AS reached, r.ranges, r.upto,
+       pg_size_pretty(pg_table_size('{schema}.archive_default')) AS default_size
+FROM (
+    SELECT count(bound) AS ranges, max(bound[1]::bigint) AS upto
+    FROM pg_catalog.pg_inherits JOIN pg_catalog.pg_class ON oid = inhrelid,
+         regexp_match(pg_get_expr(relpartbound, oid), 'TO \\D+(\\d+)') AS bound
+    WHERE inhparent = '{schema}.archive'::regclass
+) r";
+
 /// The server's version.
 pub(crate) const SERVER: &str = "
 SELECT current_setting('server_version') AS version,

@@ -155,6 +155,27 @@ async fn a_sequence_that_is_half_used_is_ailing() {
 }
 
 #[tokio::test]
+async fn an_archive_that_has_left_its_ranges_behind_is_ailing() {
+    let (store, client, _database) = scene().await;
+    for (reached, is_ailing) in [(3, false), (524_287, false), (524_288, true)] {
+        let sql = format!(
+            "INSERT INTO pgqrs.archive (id, archived_at, queue_id, attempts, outcome)
+             VALUES ({reached}, now(), 1, 1, 'done'); SELECT setval('pgqrs.sequence', {reached})"
+        );
+        client.batch_execute(&sql).await.unwrap();
+        assert_eq!(find(&store, "archive").await.is_ailing(), is_ailing, "{reached}");
+    }
+    let finding = find(&store, "archive").await;
+    let remedy = "then VACUUM FULL \"pgqrs\".archive_default";
+    assert!(finding.to_string().ends_with(remedy), "{finding}");
+    let sweep = pgqrs::Sweep { now: Some(chrono::Utc::now()), ..Default::default() };
+    store.sweep(sweep).await.unwrap();
+    let finding = find(&store, "archive").await;
+    assert!(!finding.is_ailing(), "{finding}");
+    assert!(finding.detail.starts_with("1 ranges end at id 1048576, 524288"), "{finding}");
+}
+
+#[tokio::test]
 async fn the_clock_of_this_host_is_the_servers() {
     let (store, _client, _database) = scene().await;
     let finding = find(&store, "clock").await;
