@@ -81,6 +81,12 @@ async def queue(store: pgqrs.Store) -> str:
     return name
 
 
+async def counts(store: pgqrs.Store, queue: str) -> tuple[int, int, int]:
+    """How many messages are ready, leased and archived."""
+    [metrics] = await pgqrs.admin(store).metrics(queue)
+    return metrics.ready, metrics.leased, metrics.archived
+
+
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     """Waits until ``condition`` holds, at most 20 seconds."""
     async with asyncio_timeout(20):

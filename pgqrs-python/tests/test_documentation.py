@@ -118,7 +118,7 @@ asyncio.run(main())
 """
 
 DJANGO = """
-import os, signal, sys, threading, pgqrs, pgqrs.sync
+import os, signal, threading, time, pgqrs, pgqrs.sync
 from urllib.parse import parse_qs, urlsplit
 from django.conf import settings
 
@@ -145,7 +145,7 @@ except IntegrityError:
 
 def stop():
     while not pgqrs.sync.admin(jobs).metrics("mails")[0].archived:
-        pass
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGTERM)
 
 threading.Thread(target=stop).start()

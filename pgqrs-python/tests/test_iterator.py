@@ -4,14 +4,9 @@ import asyncio
 from datetime import timedelta
 
 import pytest
-from conftest import eventually
+from conftest import counts, eventually
 
 import pgqrs
-
-
-async def counts(store: pgqrs.Store, queue: str) -> tuple[int, int, int]:
-    [metrics] = await pgqrs.admin(store).metrics(queue)
-    return metrics.ready, metrics.leased, metrics.archived
 
 
 async def test_leaving_the_block_gives_back_what_was_not_settled(

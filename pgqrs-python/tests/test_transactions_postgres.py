@@ -11,7 +11,7 @@ import asyncpg
 import psycopg
 import pytest
 import sqlalchemy
-from conftest import eventually
+from conftest import counts, eventually
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
@@ -131,11 +131,6 @@ async def table(postgres_url: str) -> str:
     await connection.execute(f"create table {name} (n int)")
     await connection.close()
     return name
-
-
-async def counts(store: pgqrs.Store, queue: str) -> tuple[int, int, int]:
-    [metrics] = await pgqrs.admin(store).metrics(queue)
-    return metrics.ready, metrics.leased, metrics.archived
 
 
 @each_driver

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from conftest import counts
 
 import pgqrs
 import pgqrs.sync
@@ -15,11 +16,6 @@ async def store(tmp_path: Path) -> pgqrs.Store:
     async with store.transaction() as tx:
         await tx.execute("create table effects (name text unique, n int, x real, b blob)")
     return store
-
-
-async def counts(store: pgqrs.Store, queue: str) -> tuple[int, int, int]:
-    [metrics] = await pgqrs.admin(store).metrics(queue)
-    return metrics.ready, metrics.leased, metrics.archived
 
 
 async def effects(store: pgqrs.Store) -> int:
