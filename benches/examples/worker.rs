@@ -8,7 +8,12 @@
 //!
 //! With `postgresql://user@host/database` it works on Postgres.
 
-use std::{process, time::Duration};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    process,
+    time::Duration,
+};
 
 use clap::{Parser, Subcommand};
 use pgqrs::{Backends, HandlerError, Message, Retry, WorkerFilter};
@@ -73,10 +78,12 @@ async fn main() -> Result<(), HandlerError> {
             println!("{messages} messages enqueued");
         }
         Command::Show => {
-            println!("{:#?}", admin.queue_metrics(QUEUE).await?);
+            let mut shown = format!("{:#?}\n", admin.queue_metrics(QUEUE).await?);
             for worker in admin.workers(WorkerFilter::default()).await? {
-                println!("worker {} {}: {}", worker.id, worker.host, worker.state);
+                writeln!(shown, "worker {} {}: {}", worker.id, worker.host, worker.state)?;
             }
+            // Whoever reads this, `head` for one, may have seen enough.
+            let _ = io::stdout().write_all(shown.as_bytes());
         }
     }
     Ok(())
