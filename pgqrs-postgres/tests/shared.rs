@@ -17,10 +17,10 @@ use tokio_postgres::{Client, NoTls};
 async fn small_claims_at_once_are_one_statement_and_get_no_more_than_they_want() {
     let (store, database) = store().await;
     let counted = count_statements(&database, "BEFORE DELETE ON pgqrs.ready").await;
-    enqueue(&store, 30).await;
+    enqueue(&store, 40).await;
     let claimed = join_all((1..=8).map(|limit| claim(&store, limit))).await;
-    assert_eq!(claimed.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 2]);
-    assert_eq!(claimed.iter().flatten().map(|m| m.id).collect::<BTreeSet<_>>().len(), 30);
+    assert_eq!(claimed.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert_eq!(claimed.iter().flatten().map(|m| m.id).collect::<BTreeSet<_>>().len(), 36);
     assert_eq!(statements(&counted).await, 1);
 }
 
