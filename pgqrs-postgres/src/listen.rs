@@ -215,6 +215,8 @@ async fn session(
     tls: MakeRustlsConnect,
 ) -> Result<(), tokio_postgres::Error> {
     let (client, mut notifications, mut reading) = open(config, tls).await?;
+    let own = own_channel();
+    client.batch_execute(&format!("LISTEN {own}")).await?;
     let mut channels = HashMap::new();
     let mut next_test = Instant::now();
     let mut testing: Option<Instant> = None;
@@ -227,7 +229,7 @@ async fn session(
         let is_new = listen_to_new(&client, listener, &mut channels).await?;
         if is_new || Instant::now() >= next_test {
             next_test = Instant::now() + TEST_EVERY;
-            testing = self_test(&inner, &channels);
+            testing = Some(self_test(&inner, &own));
         }
         if testing.is_some_and(|since| since.elapsed() > SELF_TEST) {
             testing = None;
@@ -284,7 +286,7 @@ async fn open(
 /// Whether a notification of this store comes back on a connection that listens.
 pub(crate) async fn is_heard(store: &Inner) -> Result<bool> {
     let listener = &store.listener;
-    let channel = format!("pgqrs_{:016x}", checksum(&format!("{store:p} {:?}", Instant::now())));
+    let channel = own_channel();
     let listening = async {
         let (client, notifications, reading) =
             open(listener.config.clone(), listener.tls.clone()).await?;
@@ -331,12 +333,16 @@ async fn listen_to_new(
     Ok(is_new)
 }
 
-/// Sends a notification to one of the channels, by another connection.
-fn self_test(store: &Arc<Inner>, channels: &HashMap<String, QueueName>) -> Option<Instant> {
-    let queue = channels.values().next()?.clone();
-    let store = store.clone();
-    tokio::spawn(async move { send(&store, &queue).await });
-    Some(Instant::now())
+/// A channel on which nobody else listens, nor waits for messages.
+fn own_channel() -> String {
+    format!("pgqrs_{:016x}", checksum(&format!("{} {:?}", std::process::id(), Instant::now())))
+}
+
+/// Sends a notification to the listener's own channel, by another connection.
+fn self_test(store: &Arc<Inner>, own: &str) -> Instant {
+    let (store, own) = (store.clone(), own.to_owned());
+    tokio::spawn(async move { send_to(&store, &own).await });
+    Instant::now()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
