@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 
+#[allow(dead_code, reason = "other tests use other parts of the scene")]
+mod scene;
+
 use std::{
     sync::{
         Arc, Mutex,
@@ -10,14 +13,12 @@ use std::{
     time::Duration,
 };
 
-use chrono::DateTime;
 use futures::StreamExt;
 use pgqrs::*;
+use scene::{HOUR, SECOND, add, live, nap, tasks};
 use serde_json::json;
 use tokio::{sync::Barrier, time::Instant};
 use tokio_util::sync::CancellationToken;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn a_message_is_picked_up_without_waiting_for_the_next_look() {
@@ -76,7 +77,7 @@ async fn a_handler_longer_than_its_lease_keeps_it() {
     let counted = calls.clone();
     let report = handle_until(&store, 1, move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
-        sleep(3600 * SECOND)
+        nap(HOUR)
     })
     .await;
     assert_eq!((report.handled, report.lost), (1, 0));
@@ -134,7 +135,7 @@ async fn when_the_grace_is_over_handlers_are_cancelled_and_their_messages_given_
         .handle_with(move |_, context: Context| {
             *token.lock().unwrap() = Some(context.cancelled().clone());
             stop.cancel();
-            sleep(3600 * SECOND)
+            nap(HOUR)
         })
         .until(until)
         .grace(7 * SECOND)
@@ -293,27 +294,4 @@ where
         }
     };
     dequeue().from("tasks").handle(counting).until(until).poll(store).await.unwrap()
-}
-
-async fn tasks(messages: usize) -> MemoryStore {
-    let start = Instant::now();
-    let store = MemoryStore::with_clock(move || DateTime::UNIX_EPOCH + start.elapsed());
-    admin(&store).create_queue("tasks").await.unwrap();
-    add(&store, messages).await;
-    store
-}
-
-async fn add(store: &MemoryStore, messages: usize) {
-    if messages > 0 {
-        enqueue().messages(0..messages).to("tasks").execute(store).await.unwrap();
-    }
-}
-
-async fn live(store: &MemoryStore) -> Vec<LiveMessage> {
-    admin(store).messages(MessageFilter::default()).await.unwrap()
-}
-
-async fn sleep(duration: Duration) -> Result<(), HandlerError> {
-    tokio::time::sleep(duration).await;
-    Ok(())
 }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 
+#[allow(dead_code, reason = "other tests use other parts of the scene")]
+mod scene;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -14,22 +17,15 @@ use std::{
 use chrono::{DateTime, Utc};
 use futures::{FutureExt, StreamExt};
 use pgqrs::*;
+use scene::{HOUR, SECOND, add, live, nap, start, tasks};
 use serde_json::json;
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
-use tokio_util::sync::CancellationToken;
-
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
+use tokio::time::sleep;
 
 #[tokio::test(start_paused = true)]
 async fn buffered_leases_are_kept_alive_and_given_back_on_shutdown() {
     let store = tasks(5).await;
-    let until = CancellationToken::new();
     let options = dequeue().from("tasks").vt_offset(30).handle(|_| nap(HOUR));
-    let running = poll(&store, options.prefetch(3).grace(Duration::ZERO).until(until.clone()));
+    let running = start(&store, options.prefetch(3).grace(Duration::ZERO));
     sleep(SECOND).await;
     let before = live(&store).await;
     assert_eq!(before.iter().filter(|m| m.state == MessageState::Leased).count(), 4);
@@ -38,8 +34,7 @@ async fn buffered_leases_are_kept_alive_and_given_back_on_shutdown() {
     let receipts = |live: &[LiveMessage]| live.iter().map(|m| m.receipt).collect::<Vec<_>>();
     assert_eq!(receipts(&before), receipts(&after), "the same leases");
     assert_eq!(after.iter().filter(|m| m.state == MessageState::Leased).count(), 4);
-    until.cancel();
-    assert_eq!(running.await.unwrap().released, 4);
+    assert_eq!(running.stop().await.released, 4);
     let given_back = |m: &LiveMessage| (m.state, m.attempts, m.receipt);
     assert!(live(&store).await.iter().all(|m| given_back(m) == (MessageState::Ready, 0, None)));
 }
@@ -47,21 +42,20 @@ async fn buffered_leases_are_kept_alive_and_given_back_on_shutdown() {
 #[tokio::test(start_paused = true)]
 async fn a_message_lost_in_the_buffer_is_not_handled() {
     let store = tasks(2).await;
-    let (until, seen) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = seen.clone();
     let handle = dequeue().from("tasks").vt_offset(30).handle(move |message| {
         noted.lock().unwrap().push(message.payload);
         nap(60 * SECOND)
     });
-    let running = poll(&store, handle.prefetch(1).until(until.clone()));
+    let running = start(&store, handle.prefetch(1));
     sleep(SECOND).await;
     // Somebody else gets hold of the receipt and ends the lease.
     let receipt = live(&store).await[1].receipt.unwrap();
     let settlements = vec![Settlement { receipt, action: Action::Delete }];
     store.settle(Settle { settlements, now: None }).await.unwrap()[0].unwrap();
     sleep(120 * SECOND).await;
-    until.cancel();
-    let report = running.await.unwrap();
+    let report = running.stop().await;
     assert_eq!((report.handled, report.lost, report.released), (1, 1, 0), "{report}");
     assert_eq!(*seen.lock().unwrap(), [json!(0)]);
 }
@@ -70,10 +64,9 @@ async fn a_message_lost_in_the_buffer_is_not_handled() {
 async fn without_prefetch_only_what_is_free_is_claimed() {
     for (prefetch, most) in [(Some(0), 4), (Some(2), 6), (None, 8)] {
         let store = tasks(40).await;
-        let until = CancellationToken::new();
         let handle = dequeue().from("tasks").handle(|_| nap(10 * SECOND)).concurrency(4);
         let handle = prefetch.into_iter().fold(handle, |handle, n| handle.prefetch(n));
-        let running = poll(&store, handle.until(until.clone()));
+        let running = start(&store, handle);
         let mut leased = Vec::new();
         for _ in 0..90 {
             sleep(SECOND).await;
@@ -82,8 +75,7 @@ async fn without_prefetch_only_what_is_free_is_claimed() {
         }
         assert_eq!(leased.iter().max(), Some(&most), "prefetch {prefetch:?}: {leased:?}");
         sleep(30 * SECOND).await;
-        until.cancel();
-        assert_eq!(running.await.unwrap().handled, 40);
+        assert_eq!(running.stop().await.handled, 40);
     }
 }
 
@@ -92,40 +84,37 @@ async fn without_prefetch_only_what_is_free_is_claimed() {
 async fn what_a_dead_process_held_is_handled_elsewhere_within_20_seconds() {
     for step in 0..40 {
         let store = tasks(1).await;
-        let dying = poll(&store, dequeue().from("tasks").vt_offset(3600).handle(|_| nap(HOUR)));
+        let dying = start(&store, dequeue().from("tasks").vt_offset(3600).handle(|_| nap(HOUR)));
         sleep(SECOND).await;
-        let (until, handled) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+        let handled = Arc::new(AtomicUsize::new(0));
         let counted = handled.clone();
         let handle = dequeue().from("tasks").handle(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
             async { Ok(()) }
         });
-        let surviving = poll(&store, handle.until(until.clone()));
+        let surviving = start(&store, handle);
         sleep(60 * SECOND + step * SECOND / 8).await;
         assert_eq!(handled.load(Ordering::SeqCst), 0);
         // Its heartbeat ends with it.
-        dying.abort();
+        dying.task.abort();
         sleep(20 * SECOND).await;
         assert_eq!(handled.load(Ordering::SeqCst), 1, "step {step}");
-        until.cancel();
-        surviving.await.unwrap();
+        surviving.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_retry_error_says_when_or_never() {
     let store = tasks(2).await;
-    let until = CancellationToken::new();
     let handle = dequeue().from("tasks").handle(|message| async move {
         match message.payload.as_i64() {
             Some(0) => Err(Retry::after(HOUR).because("busy").into()),
             _ => Err(Retry::never().because("no such thing").into()),
         }
     });
-    let running = poll(&store, handle.until(until.clone()));
+    let running = start(&store, handle);
     sleep(SECOND).await;
-    until.cancel();
-    let report = running.await.unwrap();
+    let report = running.stop().await;
     assert_eq!((report.failed, report.dead), (1, 1), "{report}");
     let retried = live(&store).await.remove(0);
     assert_eq!(retried.last_error.as_deref(), Some("busy"));
@@ -139,7 +128,7 @@ async fn a_retry_error_says_when_or_never() {
 async fn an_extension_is_never_cut_short_by_renewals() {
     for (wish, holds) in [(HOUR, 3600), (5 * SECOND, 30)] {
         let store = tasks(1).await;
-        let (until, extended) = (CancellationToken::new(), Arc::new(Mutex::new(None)));
+        let extended = Arc::new(Mutex::new(None));
         let noted = extended.clone();
         let handle = dequeue().from("tasks").vt_offset(30).handle_with(move |_, context| {
             let noted = noted.clone();
@@ -148,7 +137,7 @@ async fn an_extension_is_never_cut_short_by_renewals() {
                 nap(HOUR / 2).await
             }
         });
-        let running = poll(&store, handle.until(until.clone()));
+        let running = start(&store, handle);
         sleep(SECOND).await;
         let promised: DateTime<Utc> = extended.lock().unwrap().unwrap();
         assert_eq!((promised - DateTime::UNIX_EPOCH).num_seconds(), holds);
@@ -159,15 +148,14 @@ async fn an_extension_is_never_cut_short_by_renewals() {
             assert!(message.visible_at >= promised, "{} < {promised}", message.visible_at);
         }
         sleep(200 * SECOND).await;
-        until.cancel();
-        assert_eq!(running.await.unwrap().handled, 1);
+        assert_eq!(running.stop().await.handled, 1);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_context_tells_the_attempt_the_message_and_the_worker() {
     let store = tasks(1).await;
-    let (until, seen) = (CancellationToken::new(), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = seen.clone();
     let handle = dequeue().from("tasks").handle_with(move |message, context: Context| {
         assert_eq!((context.message_id(), context.worker()), (message.id, message.worker));
@@ -175,10 +163,9 @@ async fn a_context_tells_the_attempt_the_message_and_the_worker() {
         noted.lock().unwrap().push(context.attempt());
         async { Err(Retry::after(SECOND).into()) }
     });
-    let running = poll(&store, handle.until(until.clone()));
+    let running = start(&store, handle);
     sleep(10 * SECOND).await;
-    until.cancel();
-    running.await.unwrap();
+    running.stop().await;
     assert_eq!(*seen.lock().unwrap(), [1, 2, 3, 4, 5]);
 }
 
@@ -204,20 +191,16 @@ async fn a_panic_anywhere_in_a_handler_fails_its_message_only() {
         let _guard = PanicsInDrop;
         nap(HOUR).await
     });
-    let until = CancellationToken::new();
-    let running = poll(&store, dropping.timeout(SECOND).until(until.clone()));
+    let running = start(&store, dropping.timeout(SECOND));
     sleep(SECOND * 3 / 2).await;
-    until.cancel();
-    let report = running.await.unwrap();
+    let report = running.stop().await;
     let error = live(&store).await.remove(0).last_error;
 
     let parsing = tasks(1).await;
-    let once = CancellationToken::new();
     let handle = dequeue().from("tasks").handle_json(|_: Picky| async { Ok(()) });
-    let running = poll(&parsing, handle.until(once.clone()));
+    let running = start(&parsing, handle);
     sleep(SECOND / 100).await;
-    once.cancel();
-    let parsed = running.await.unwrap();
+    let parsed = running.stop().await;
     std::panic::set_hook(hook);
     assert!(report.failed >= 1 && parsed.failed >= 1, "{report}; {parsed}");
     assert_eq!(error.as_deref(), Some("handler panicked: a drop"));
@@ -232,13 +215,13 @@ async fn a_new_backoff_is_heeded_without_a_restart() {
     let changes = QueueChanges { retry, max_attempts: Some(1000), ..QueueChanges::default() };
     admin(&store).update_queue("tasks", changes).await.unwrap();
     add(&store, 2).await;
-    let (until, calls) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     let handle = dequeue().from("tasks").handle(move |_| {
         counted.fetch_add(1, Ordering::SeqCst);
         async { Err("broken".into()) }
     });
-    let running = poll(&store, handle.until(until.clone()));
+    let running = start(&store, handle);
     sleep(25 * SECOND).await;
     assert_eq!(calls.load(Ordering::SeqCst), 6, "two messages, every 10 s");
     let changes = QueueChanges { retry: Some(Backoff::Fixed(HOUR)), ..QueueChanges::default() };
@@ -246,16 +229,14 @@ async fn a_new_backoff_is_heeded_without_a_restart() {
     sleep(HOUR / 2).await;
     let after = calls.load(Ordering::SeqCst);
     assert!((8..=10).contains(&after), "once or twice more: {after}");
-    until.cancel();
-    running.await.unwrap();
+    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_queue_with_a_shorter_timeout_than_before_loses_nothing() {
     let store = tasks(0).await;
-    let until = CancellationToken::new();
     let handle = dequeue().from("tasks").handle(|_| nap(60 * SECOND)).concurrency(2);
-    let running = poll(&store, handle.until(until.clone()));
+    let running = start(&store, handle);
     for seconds in [600, 3] {
         let timeout = VisibilityTimeout::seconds(seconds).unwrap();
         let changes = QueueChanges { visibility_timeout: Some(timeout), ..QueueChanges::default() };
@@ -264,8 +245,7 @@ async fn a_queue_with_a_shorter_timeout_than_before_loses_nothing() {
         sleep(SECOND).await;
     }
     sleep(120 * SECOND).await;
-    until.cancel();
-    let report = running.await.unwrap();
+    let report = running.stop().await;
     assert_eq!((report.handled, report.lost), (2, 0), "{report}");
 }
 
@@ -303,35 +283,4 @@ async fn a_stream_ends_with_the_error_of_its_queue() {
     let mut messages = dequeue().from("nowhere").stream(&store);
     assert!(matches!(messages.next().await, Some(Err(Error::QueueNotFound { .. }))));
     assert!(messages.next().await.is_none());
-}
-
-fn poll<H: Handler + 'static>(
-    store: &MemoryStore,
-    handle: Handle<'static, H>,
-) -> JoinHandle<Report> {
-    let store = store.clone();
-    tokio::spawn(async move { handle.poll(&store).await.unwrap() })
-}
-
-async fn tasks(messages: usize) -> MemoryStore {
-    let start = Instant::now();
-    let store = MemoryStore::with_clock(move || DateTime::UNIX_EPOCH + start.elapsed());
-    admin(&store).create_queue("tasks").await.unwrap();
-    add(&store, messages).await;
-    store
-}
-
-async fn add(store: &MemoryStore, messages: usize) {
-    if messages > 0 {
-        enqueue().messages(0..messages).to("tasks").execute(store).await.unwrap();
-    }
-}
-
-async fn live(store: &MemoryStore) -> Vec<LiveMessage> {
-    admin(store).messages(MessageFilter::default()).await.unwrap()
-}
-
-async fn nap(duration: Duration) -> Result<(), HandlerError> {
-    sleep(duration).await;
-    Ok(())
 }

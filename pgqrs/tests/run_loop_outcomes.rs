@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 
+#[allow(dead_code, reason = "other tests use other parts of the scene")]
+mod scene;
+
 use std::{
     sync::{
         Arc,
@@ -13,34 +16,28 @@ use std::{
 
 use chrono::DateTime;
 use pgqrs::*;
-use tokio::{
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use scene::{HOUR, SECOND, add, live, start, tasks};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
 
 #[tokio::test(start_paused = true)]
 async fn a_released_message_comes_back_after_the_delay_with_its_attempt() {
     let store = tasks(1).await;
-    let (until, calls) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
+    let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
     let handle = dequeue().from("tasks").handle_with(move |_, context: Context| {
         let earlier = counted.fetch_add(1, Ordering::SeqCst);
         assert_eq!(context.attempt(), 1);
         async move { if earlier < 9 { Err(Retry::release(60 * SECOND).into()) } else { Ok(()) } }
     });
-    let running = poll(&store, handle.until(until.clone()));
+    let running = start(&store, handle);
     sleep(510 * SECOND).await;
     assert_eq!(calls.load(Ordering::SeqCst), 9);
     let waiting = live(&store).await.remove(0);
     assert_eq!((waiting.state, waiting.attempts), (MessageState::Delayed, 0));
     assert_eq!(waiting.last_error, None);
     sleep(60 * SECOND).await;
-    until.cancel();
-    let report = running.await.unwrap();
+    let report = running.stop().await;
     assert_eq!((report.handled, report.released, report.failed), (1, 9, 0), "{report}");
 }
 
@@ -61,16 +58,14 @@ async fn a_batch_that_is_released_comes_back_whole() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_fails_fails_all_of_it() {
     let store = tasks(6).await;
-    let until = CancellationToken::new();
     let handle =
         dequeue().from("tasks").batch(3).handle_batch(|messages: Vec<Message>| async move {
             let first = messages[0].payload.as_i64();
             if first == Some(0) { Err(Retry::after(HOUR).because("broken").into()) } else { Ok(()) }
         });
-    let running = poll(&store, handle.until(until.clone()));
+    let running = start(&store, handle);
     sleep(SECOND).await;
-    until.cancel();
-    let report = running.await.unwrap();
+    let report = running.stop().await;
     assert_eq!((report.failed, report.handled), (3, 3), "{report}");
     let failed = live(&store).await;
     assert!(failed.iter().all(|m| m.last_error.as_deref() == Some("broken")), "{failed:?}");
@@ -78,19 +73,17 @@ async fn a_batch_that_fails_fails_all_of_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_loops_own_backoff_replaces_the_queues() {
-    let (store, start) = (tasks(1).await, Instant::now());
-    let until = CancellationToken::new();
+    let store = tasks(1).await;
     let handle = dequeue().from("tasks").handle(|_| async { Err("broken".into()) });
     let handle = handle.backoff(|attempts| 10 * SECOND * attempts * attempts);
-    let running = poll(&store, handle.until(until.clone()));
+    let running = start(&store, handle);
     // Attempts at 0, 10, 50, 140 and 300 s.
     sleep(299 * SECOND).await;
     let waiting = live(&store).await.remove(0);
     assert_eq!((waiting.attempts, waiting.state), (4, MessageState::Delayed));
     let due = waiting.visible_at - DateTime::UNIX_EPOCH;
-    assert!((300..302).contains(&due.num_seconds()), "{due}, {:?}", start.elapsed());
-    until.cancel();
-    running.await.unwrap();
+    assert!((300..302).contains(&due.num_seconds()), "{due}");
+    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,21 +103,18 @@ async fn queues_with_fixed_and_linear_backoff_are_heeded() {
         let changes = QueueChanges { retry: Some(retry), max_attempts: Some(99), ..changes() };
         admin(&store).update_queue("tasks", changes).await.unwrap();
         add(&store, 1).await;
-        let until = CancellationToken::new();
         let handle = dequeue().from("tasks").handle(|_| async { Err("broken".into()) });
-        let running = poll(&store, handle.until(until.clone()));
+        let running = start(&store, handle);
         // Fixed: 0, 30, 60, 90, 120. Linear: 0, 20, 60, 110.
         sleep(129 * SECOND).await;
         assert_eq!(live(&store).await[0].attempts, attempts);
-        until.cancel();
-        running.await.unwrap();
+        running.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_may_settle_its_message_by_the_consumer() {
     let store = tasks(4).await;
-    let until = CancellationToken::new();
     let handle =
         dequeue().from("tasks").vt_offset(30).handle_with(|message, context: Context| async move {
             let (consumer, id) = (context.consumer().ok_or("no consumer")?, message.id);
@@ -138,10 +128,9 @@ async fn a_handler_may_settle_its_message_by_the_consumer() {
             sleep(60 * SECOND).await;
             Err("what it returns counts no more".into())
         });
-    let running = poll(&store, handle.concurrency(4).until(until.clone()));
+    let running = start(&store, handle.concurrency(4));
     sleep(100 * SECOND).await;
-    until.cancel();
-    let report = running.await.unwrap();
+    let report = running.stop().await;
     let Report { handled, failed, dead, released, settled, lost, unsettled, .. } = report;
     assert_eq!([handled, failed, dead, released, settled, lost, unsettled], [0, 0, 0, 0, 4, 0, 0]);
     let live = live(&store).await;
@@ -229,30 +218,4 @@ async fn options_out_of_range_are_refused_by_name() {
 
 fn changes() -> QueueChanges {
     QueueChanges::default()
-}
-
-fn poll<H: Handler + 'static>(
-    store: &MemoryStore,
-    handle: Handle<'static, H>,
-) -> JoinHandle<Report> {
-    let store = store.clone();
-    tokio::spawn(async move { handle.poll(&store).await.unwrap() })
-}
-
-async fn tasks(messages: usize) -> MemoryStore {
-    let start = Instant::now();
-    let store = MemoryStore::with_clock(move || DateTime::UNIX_EPOCH + start.elapsed());
-    admin(&store).create_queue("tasks").await.unwrap();
-    add(&store, messages).await;
-    store
-}
-
-async fn add(store: &MemoryStore, messages: usize) {
-    if messages > 0 {
-        enqueue().messages(0..messages).to("tasks").execute(store).await.unwrap();
-    }
-}
-
-async fn live(store: &MemoryStore) -> Vec<LiveMessage> {
-    admin(store).messages(MessageFilter::default()).await.unwrap()
 }

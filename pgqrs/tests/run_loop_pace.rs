@@ -2,8 +2,9 @@
 //! passes only when nothing runs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
-#![allow(dead_code, reason = "other tests use other parts of the weather")]
+#![allow(dead_code, reason = "other tests use other parts of the scene and of the weather")]
 
+mod scene;
 mod weather;
 
 use std::{
@@ -12,103 +13,87 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
-use chrono::DateTime;
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
 use pgqrs::*;
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use scene::{Running, SECOND, add, live, start, tasks};
+use tokio::time::sleep;
 use weather::{Call, Fate, Weather};
-
-const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
 async fn a_queue_with_plenty_has_two_claims_on_their_way_and_never_too_many_messages_out() {
-    let weather = tasks(1_000).await;
+    let weather = Weather::over(tasks(1_000).await);
     weather.set(Call::Claim, Fate::Slow(SECOND));
-    let (until, most) = (CancellationToken::new(), Arc::new(AtomicUsize::new(0)));
-    let running = start(&weather, until.clone());
+    let most = Arc::new(AtomicUsize::new(0));
+    let running = start_four(&weather);
     // The first claim goes alone: nobody knows yet what there is.
     for half_seconds in 1..60 {
         sleep(SECOND / 2).await;
         let leased = |m: &&LiveMessage| m.state == MessageState::Leased;
-        most.fetch_max(live(&weather).await.iter().filter(leased).count(), Ordering::SeqCst);
+        most.fetch_max(live(&weather.store).await.iter().filter(leased).count(), Ordering::SeqCst);
         let claims = weather.count(Call::Claim);
         assert!(half_seconds < 8 || claims > half_seconds / 2 + 1, "{claims}");
         assert!(claims <= half_seconds + 2, "{claims} claims after {half_seconds} half seconds");
     }
     assert_eq!(most.load(Ordering::SeqCst), 8, "4 handlers, 4 in the buffer");
-    until.cancel();
-    running.await.unwrap();
+    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_empty_queue_has_one_claim_on_its_way() {
-    let weather = tasks(0).await;
+    let weather = Weather::over(tasks(0).await);
     weather.set(Call::Claim, Fate::Slow(SECOND));
-    let until = CancellationToken::new();
-    let running = start(&weather, until.clone());
+    let running = start_four(&weather);
     for seconds in 1..60 {
         sleep(SECOND).await;
         assert!(weather.count(Call::Claim) <= seconds + 1);
     }
-    until.cancel();
-    running.await.unwrap();
+    running.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn wake_ups_from_everywhere_let_it_look_half_as_often() {
-    let silent = tasks(0).await.without_wake_ups();
-    for (weather, looks) in [(tasks(0).await, 25..=40), (silent, 50..=80)] {
-        let until = CancellationToken::new();
-        let running = start(&weather, until.clone());
+    let silent = Weather::over(tasks(0).await).without_wake_ups();
+    for (weather, looks) in [(Weather::over(tasks(0).await), 25..=40), (silent, 50..=80)] {
+        let running = start_four(&weather);
         sleep(60 * SECOND).await;
         let claims = weather.count(Call::Claim);
         assert!(looks.contains(&claims), "{claims} looks in a minute");
-        until.cancel();
-        running.await.unwrap();
+        running.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_wake_ups_a_message_waits_for_the_next_look_at_most() {
-    let weather = tasks(0).await.without_wake_ups();
-    let until = CancellationToken::new();
+    let weather = Weather::over(tasks(0).await).without_wake_ups();
     let handle = dequeue().from("tasks").handle(|_| async { Ok(()) });
-    let handle = handle.poll_interval(8 * SECOND).until(until.clone());
-    let looped = weather.clone();
-    let running = tokio::spawn(async move { handle.poll(&looped).await.unwrap() });
+    let running = start(&weather, handle.poll_interval(8 * SECOND));
     sleep(SECOND).await;
     add(&weather.store, 1).await;
     sleep(10 * SECOND).await;
-    assert_eq!(live(&weather).await.len(), 0);
+    assert_eq!(live(&weather.store).await.len(), 0);
     let looks = weather.count(Call::Claim);
     assert!(looks <= 5, "{looks} looks in 11 s");
-    until.cancel();
-    assert_eq!(running.await.unwrap().handled, 1);
+    assert_eq!(running.stop().await.handled, 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_a_claim_brings_after_the_stop_is_given_back() {
-    let weather = tasks(100).await;
+    let weather = Weather::over(tasks(100).await);
     weather.set(Call::Claim, Fate::Slow(5 * SECOND));
-    let until = CancellationToken::new();
-    let running = start(&weather, until.clone());
+    let running = start_four(&weather);
     sleep(SECOND).await;
-    until.cancel();
-    let report = running.await.unwrap();
+    let report = running.stop().await;
     assert_eq!((report.released, report.handled), (8, 0), "{report}");
     let free = |m: &LiveMessage| m.state == MessageState::Ready && m.attempts == 0;
-    assert!(live(&weather).await.iter().all(free));
+    assert!(live(&weather.store).await.iter().all(free));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_registration_that_fails_is_tried_again() {
-    let weather = tasks(0).await;
-    let until = CancellationToken::new();
-    let running = start(&weather, until.clone());
+    let weather = Weather::over(tasks(0).await);
+    let running = start_four(&weather);
     sleep(SECOND).await;
     let worker = admin(&weather.store).workers(WorkerFilter::default()).await.unwrap().remove(0);
     admin(&weather.store).transition(worker.id, WorkerChange::Stop).await.unwrap();
@@ -117,33 +102,29 @@ async fn a_registration_that_fails_is_tried_again() {
     weather.clear();
     add(&weather.store, 1).await;
     sleep(10 * SECOND).await;
-    until.cancel();
-    assert_eq!(running.await.unwrap().handled, 1);
+    assert_eq!(running.stop().await.handled, 1);
     let workers = admin(&weather.store).workers(WorkerFilter::default()).await.unwrap();
     assert_eq!(workers.len(), 2, "{workers:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_claims_that_find_the_worker_stopped_register_once() {
-    let weather = tasks(1_000).await;
-    let until = CancellationToken::new();
-    let running = start(&weather, until.clone());
+    let weather = Weather::over(tasks(1_000).await);
+    let running = start_four(&weather);
     weather.set(Call::Claim, Fate::Slow(SECOND));
     sleep(5 * SECOND + SECOND / 3).await;
     let worker = admin(&weather.store).workers(WorkerFilter::default()).await.unwrap().remove(0);
     admin(&weather.store).transition(worker.id, WorkerChange::Stop).await.unwrap();
     sleep(20 * SECOND).await;
-    until.cancel();
-    running.await.unwrap();
+    running.stop().await;
     let workers = admin(&weather.store).workers(WorkerFilter::default()).await.unwrap();
     assert_eq!(workers.len(), 2, "{workers:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn metrics_count_what_the_report_counts() {
-    let (recorder, weather) = (Recorder::default(), tasks(30).await);
+    let (recorder, weather) = (Recorder::default(), Weather::over(tasks(30).await));
     let _guard = metrics::set_default_local_recorder(&recorder);
-    let until = CancellationToken::new();
     let handle = dequeue().from("tasks").handle(|message| async move {
         match message.payload.as_i64().unwrap_or_default() {
             0..10 => Ok(()),
@@ -152,12 +133,9 @@ async fn metrics_count_what_the_report_counts() {
             _ => Err(Retry::release(100 * SECOND).into()),
         }
     });
-    let handle = handle.concurrency(4).backoff(|_| 100 * SECOND).until(until.clone());
-    let looped = weather.clone();
-    let running = tokio::spawn(async move { handle.poll(&looped).await.unwrap() });
+    let running = start(&weather, handle.concurrency(4).backoff(|_| 100 * SECOND));
     sleep(10 * SECOND).await;
-    until.cancel();
-    let report = running.await.unwrap();
+    let report = running.stop().await;
     let counted = ["archived", "retrying", "dead", "released"]
         .map(|outcome| recorder.count(&format!("{}:{outcome}", telemetry::SETTLED)));
     assert_eq!(counted, [10, 5, 5, 10]);
@@ -172,12 +150,9 @@ async fn metrics_count_what_the_report_counts() {
 }
 
 /// A loop of 4 handlers that do nothing.
-fn start(weather: &Weather, until: CancellationToken) -> tokio::task::JoinHandle<Report> {
-    let weather = weather.clone();
-    tokio::spawn(async move {
-        let handle = dequeue().from("tasks").vt_offset(300).handle(|_| async { Ok(()) });
-        handle.concurrency(4).until(until).poll(&weather).await.unwrap()
-    })
+fn start_four(weather: &Weather) -> Running {
+    let handle = dequeue().from("tasks").vt_offset(300).handle(|_| async { Ok(()) });
+    start(weather, handle.concurrency(4))
 }
 
 /// Keeps counters and gauges, and how many values histograms got, by name and outcome.
@@ -219,23 +194,4 @@ impl metrics::Recorder for Recorder {
     fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
         Histogram::from_arc(Arc::new(Values(self.cell(key))))
     }
-}
-
-async fn tasks(messages: usize) -> Weather {
-    let start = Instant::now();
-    let store = MemoryStore::with_clock(move || DateTime::UNIX_EPOCH + start.elapsed());
-    admin(&store).create_queue("tasks").await.unwrap();
-    add(&store, messages).await;
-    Weather::over(store)
-}
-
-async fn add(store: &MemoryStore, messages: usize) {
-    if messages > 0 {
-        enqueue().messages(0..messages).to("tasks").execute(store).await.unwrap();
-    }
-}
-
-async fn live(weather: &Weather) -> Vec<LiveMessage> {
-    let filter = MessageFilter { page: Page::first(BatchSize::MAX), ..MessageFilter::default() };
-    admin(&weather.store).messages(filter).await.unwrap()
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 
+#[allow(dead_code, reason = "other tests use other parts of the scene")]
+mod scene;
 mod weather;
 
 use std::{
@@ -16,16 +18,14 @@ use std::{
 use chrono::DateTime;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use pgqrs::*;
+use scene::{HOUR, SECOND, add, live, nap, tasks};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use weather::{Call, Fate, Weather};
 
-const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
-
 #[tokio::test(start_paused = true)]
 async fn a_settle_whose_answer_is_lost_is_repeated_and_no_handler_runs_twice() {
-    let weather = tasks(50).await;
+    let weather = Weather::over(tasks(50).await);
     weather.set(Call::Settle, Fate::LoseAnswer);
     let running = Running::start(&weather, |_| async { Ok(()) });
     sleep(10 * SECOND).await;
@@ -40,7 +40,7 @@ async fn a_settle_whose_answer_is_lost_is_repeated_and_no_handler_runs_twice() {
 #[tokio::test(start_paused = true)]
 async fn claims_that_fail_back_off_and_go_on() {
     for fate in [Fate::Refuse, Fate::LoseAnswer] {
-        let weather = tasks(0).await;
+        let weather = Weather::over(tasks(0).await);
         weather.set(Call::Claim, fate);
         let running = Running::start(&weather, |_| async { Ok(()) });
         sleep(60 * SECOND).await;
@@ -56,7 +56,7 @@ async fn claims_that_fail_back_off_and_go_on() {
 #[tokio::test(start_paused = true)]
 async fn a_loop_that_cannot_renew_lets_go_before_anybody_else_begins() {
     for fate in [Fate::Refuse, Fate::LoseAnswer, Fate::Hang] {
-        let (recorder, weather) = (Recorder::default(), tasks(1).await);
+        let (recorder, weather) = (Recorder::default(), Weather::over(tasks(1).await));
         let _guard = metrics::set_default_local_recorder(&recorder);
         let spans = Arc::new(Spans::default());
         let (first, second) = (spans.clone(), spans.clone());
@@ -81,7 +81,7 @@ async fn a_loop_that_cannot_renew_lets_go_before_anybody_else_begins() {
 
 #[tokio::test(start_paused = true)]
 async fn a_short_failure_of_renewals_costs_nothing() {
-    let weather = tasks(1).await;
+    let weather = Weather::over(tasks(1).await);
     let running = Running::start(&weather, |_| nap(HOUR / 2));
     for _ in 0..20 {
         sleep(60 * SECOND).await;
@@ -95,7 +95,7 @@ async fn a_short_failure_of_renewals_costs_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_answered_after_its_leases_lapsed_starts_no_handler() {
-    let weather = tasks(1).await;
+    let weather = Weather::over(tasks(1).await);
     weather.set(Call::Claim, Fate::Slow(40 * SECOND));
     let running = Running::start(&weather, |_| async { Ok(()) });
     sleep(60 * SECOND).await;
@@ -109,7 +109,7 @@ async fn a_claim_answered_after_its_leases_lapsed_starts_no_handler() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wake_up_while_a_claim_is_on_its_way_is_not_lost() {
-    let weather = tasks(0).await;
+    let weather = Weather::over(tasks(0).await);
     weather.set(Call::Claim, Fate::Slow(SECOND / 2));
     let running = Running::start(&weather, |_| async { Ok(()) });
     sleep(SECOND / 10).await;
@@ -121,12 +121,12 @@ async fn a_wake_up_while_a_claim_is_on_its_way_is_not_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn a_settlement_that_the_store_cannot_take_does_not_block_the_others() {
-    let weather = tasks(100).await;
-    let stuck = live(&weather).await[50].id;
+    let weather = Weather::over(tasks(100).await);
+    let stuck = live(&weather.store).await[50].id;
     weather.set(Call::Settle, Fate::Choke(stuck));
     let running = Running::start(&weather, |_| async { Ok(()) });
     sleep(20 * SECOND).await;
-    let left = live(&weather).await;
+    let left = live(&weather.store).await;
     assert_eq!(left.iter().map(|message| message.id).collect::<Vec<_>>(), [stuck]);
     let report = running.stop().await;
     assert_eq!(report.handled, 99, "{report}");
@@ -135,7 +135,7 @@ async fn a_settlement_that_the_store_cannot_take_does_not_block_the_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_never_answers_does_not_keep_the_loop_from_stopping() {
-    let weather = tasks(10).await;
+    let weather = Weather::over(tasks(10).await);
     let running = Running::start(&weather, |_| nap(HOUR));
     running.until_called(4, SECOND).await;
     for call in [Call::Claim, Call::Settle, Call::Renew, Call::Transition, Call::Sweep] {
@@ -150,7 +150,7 @@ async fn a_store_that_never_answers_does_not_keep_the_loop_from_stopping() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_stays_alive_through_a_few_seconds_without_heartbeats() {
-    let (start, weather) = (Instant::now(), tasks(1).await);
+    let (start, weather) = (Instant::now(), Weather::over(tasks(1).await));
     let running = Running::start(&weather, |_| nap(HOUR));
     running.until_called(1, SECOND).await;
     for fate in [Fate::Refuse, Fate::Hang] {
@@ -169,7 +169,7 @@ async fn a_worker_stays_alive_through_a_few_seconds_without_heartbeats() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_loop_costs_at_most_a_call_a_second() {
-    let weather = tasks(0).await;
+    let weather = Weather::over(tasks(0).await);
     let running = Running::start(&weather, |_| async { Ok(()) });
     sleep(SECOND).await;
     let before = weather.total();
@@ -183,7 +183,7 @@ async fn an_idle_loop_costs_at_most_a_call_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn a_suspended_worker_is_not_driven_by_wake_ups() {
-    let weather = tasks(0).await;
+    let weather = Weather::over(tasks(0).await);
     let worker = consumer("worker-1", 7, "tasks").create(&weather).await.unwrap();
     worker.suspend().await.unwrap();
     let (until, looped) = (CancellationToken::new(), weather.clone());
@@ -204,8 +204,7 @@ async fn a_suspended_worker_is_not_driven_by_wake_ups() {
 /// A loop in a task of its own: 4 handlers at once, 30 s of lease.
 struct Running {
     calls: Arc<AtomicUsize>,
-    until: CancellationToken,
-    task: tokio::task::JoinHandle<Result<Report>>,
+    looped: scene::Running,
 }
 
 impl Running {
@@ -214,17 +213,14 @@ impl Running {
         F: Fn(Message) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
-        let (calls, until) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
-        let (counted, stop, weather) = (calls.clone(), until.clone(), weather.clone());
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
         let handler = move |message| {
             counted.fetch_add(1, Ordering::SeqCst);
             handler(message)
         };
-        let task = tokio::spawn(async move {
-            let handle = dequeue().from("tasks").vt_offset(30).handle(handler);
-            handle.concurrency(4).until(stop).poll(&weather).await
-        });
-        Self { calls, until, task }
+        let handle = dequeue().from("tasks").vt_offset(30).handle(handler).concurrency(4);
+        Self { calls, looped: scene::start(weather, handle) }
     }
 
     fn calls(&self) -> usize {
@@ -241,8 +237,7 @@ impl Running {
     }
 
     async fn stop(self) -> Report {
-        self.until.cancel();
-        self.task.await.unwrap().unwrap()
+        self.looped.stop().await
     }
 }
 
@@ -291,27 +286,4 @@ impl metrics::Recorder for Recorder {
     fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
         Histogram::noop()
     }
-}
-
-async fn tasks(messages: usize) -> Weather {
-    let start = Instant::now();
-    let store = MemoryStore::with_clock(move || DateTime::UNIX_EPOCH + start.elapsed());
-    admin(&store).create_queue("tasks").await.unwrap();
-    add(&store, messages).await;
-    Weather::over(store)
-}
-
-async fn add(store: &MemoryStore, messages: usize) {
-    if messages > 0 {
-        enqueue().messages(0..messages).to("tasks").execute(store).await.unwrap();
-    }
-}
-
-async fn live(weather: &Weather) -> Vec<LiveMessage> {
-    admin(&weather.store).messages(MessageFilter::default()).await.unwrap()
-}
-
-async fn nap(duration: Duration) -> Result<(), HandlerError> {
-    sleep(duration).await;
-    Ok(())
 }
