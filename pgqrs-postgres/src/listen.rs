@@ -154,12 +154,12 @@ pub(crate) fn notify_all(store: &Arc<Inner>) {
 
 /// Sends a NOTIFY and waits until it is out.
 pub(crate) async fn send(store: &Inner, queue: &QueueName) -> Result<()> {
-    send_to(store, &store.listener.channel(queue)).await
+    send_batch(store, &notify_sql(&store.listener.channel(queue))).await
 }
 
-async fn send_to(store: &Inner, channel: &str) -> Result<()> {
+async fn send_batch(store: &Inner, batch: &str) -> Result<()> {
     let mut session = store.pool.session().await?;
-    let sent = session.batch(&notify_sql(channel)).await;
+    let sent = session.batch(batch).await;
     session.finish();
     sent
 }
@@ -296,7 +296,7 @@ pub(crate) async fn is_heard(store: &Inner) -> Result<bool> {
     let listening = timeout(store.pool.connect_timeout, listening).await;
     let listening = listening.map_err(|_| unavailable(TOO_LATE.into()))?;
     let (_client, mut notifications, _reading) = listening.map_err(from_driver)?;
-    send_to(store, &channel).await?;
+    send_batch(store, &format!("NOTIFY {channel}")).await?;
     Ok(matches!(timeout(SELF_TEST, notifications.recv()).await, Ok(Some(_))))
 }
 
@@ -340,8 +340,8 @@ fn own_channel() -> String {
 
 /// Sends a notification to the listener's own channel, by another connection.
 fn self_test(store: &Arc<Inner>, own: &str) -> Instant {
-    let (store, own) = (store.clone(), own.to_owned());
-    tokio::spawn(async move { send_to(&store, &own).await });
+    let (store, notify) = (store.clone(), format!("NOTIFY {own}"));
+    tokio::spawn(async move { send_batch(&store, &notify).await });
     Instant::now()
 }
 
