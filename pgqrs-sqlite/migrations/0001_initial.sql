@@ -61,8 +61,12 @@ CREATE INDEX pgqrs_ready_moved ON pgqrs_ready (id) WHERE pos <> id;
 
 -- Without rowid, as the archive is, because INSERT ... SELECT into a table with one copies every page
 -- that it writes, so that it can be undone by itself.
+--
+-- Leases that one claim took, with ids that follow one another as their tokens do, are a run. first_id is
+-- that of its first, in its last one, and NULL in the others.
 CREATE TABLE pgqrs_leases (
     id           INTEGER PRIMARY KEY,
+    first_id     INTEGER,
     queue_id     INTEGER NOT NULL,
     rank         INTEGER NOT NULL,
     token        INTEGER NOT NULL,
@@ -74,11 +78,21 @@ CREATE TABLE pgqrs_leases (
     last_error   TEXT
 ) STRICT, WITHOUT ROWID;
 
--- A lease is in one of the two: it expires into `ready`, or its last attempt into the archive.
+-- A lease expires into `ready`, where the last of a run stands for all, since they expire together; or, on
+-- its last attempt, into the archive. All of a run are on their last attempt, or none is.
 CREATE INDEX pgqrs_leases_due ON pgqrs_leases (queue_id, visible_at)
-    WHERE attempts < max_attempts;
+    WHERE first_id IS NOT NULL AND attempts < max_attempts;
 CREATE INDEX pgqrs_leases_spent ON pgqrs_leases (queue_id, visible_at)
     WHERE attempts >= max_attempts;
+
+-- What expires into `ready`: all of a run beside its last lease, which says where and when.
+CREATE VIEW pgqrs_expiring AS
+SELECT z.queue_id, z.visible_at, z.id AS last_id, l.id, l.rank, l.token, l.attempts, l.max_attempts,
+       l.claimed_at, l.worker_id, l.last_error
+FROM pgqrs_leases z
+CROSS JOIN pgqrs_leases l ON l.id BETWEEN z.first_id AND z.id
+WHERE z.first_id IS NOT NULL AND z.attempts < z.max_attempts
+  AND l.token - l.id = z.token - z.id AND (l.first_id IS NULL OR l.id = z.id);
 
 CREATE TABLE pgqrs_delayed (
     id           INTEGER PRIMARY KEY,

@@ -167,8 +167,8 @@ fn lease(tx: &Tx<'_>, claim: &Claim, queue: &QueueRow, now: i64) -> Outcome<Vec<
         message.receipt.token = token;
     }
     let worker = claim.worker.map(|worker| worker.0);
-    if let Some(token_less_id) = constant_distance(&messages) {
-        let run = (queue.id, rank, pos, token_less_id, visible_at, now, worker);
+    if let Some((first_id, token_less_id)) = as_run(&messages) {
+        let run = (queue.id, rank, pos, token_less_id, visible_at, now, worker, first_id);
         tx.run(sql::LEASE_RUN, run)?;
     } else {
         lease_each(tx, queue.id, &messages, visible_at, now)?;
@@ -180,12 +180,15 @@ fn lease(tx: &Tx<'_>, claim: &Claim, queue: &QueueRow, now: i64) -> Outcome<Vec<
     Ok(messages)
 }
 
-/// Token - id, where it is the same for all.
-fn constant_distance(messages: &[Unparsed]) -> Option<i64> {
-    let distance = |message: &Unparsed| message.message.receipt.token - message.message.id.0;
-    let (first, rest) = messages.split_first()?;
-    let is_constant = rest.iter().all(|message| distance(message) == distance(first));
-    (is_constant && !rest.is_empty()).then(|| distance(first))
+/// The first id, and token - id, where that is the same for all, and all are on their last attempt or
+/// none is.
+fn as_run(messages: &[Unparsed]) -> Option<(i64, i64)> {
+    let distance = |message: &Message| message.receipt.token - message.id.0;
+    let is_last_attempt = |message: &Message| message.attempts >= message.max_attempts;
+    let kind = |message: &Message| (distance(message), is_last_attempt(message));
+    let (Unparsed { message: first, .. }, rest) = messages.split_first()?;
+    let is_run = rest.iter().all(|Unparsed { message, .. }| kind(message) == kind(first));
+    (is_run && !rest.is_empty()).then(|| (first.id.0, distance(first)))
 }
 
 fn lease_each(

@@ -23,10 +23,12 @@ impl Lease {
     /// Takes the lease of a current receipt, expired or not.
     pub(crate) fn take(tx: &Tx<'_>, receipt: Receipt) -> Outcome<Option<Self>> {
         let key = (receipt.id.0, receipt.token);
-        let Some(lease) = tx.first(sql::CURRENT_LEASE, key, Self::read)? else {
+        let read = |row: &Row<'_>| Ok((Self::read(row)?, row.get(9)?));
+        let Some((lease, run_begins)) = tx.first(sql::CURRENT_LEASE, key, read)? else {
             return tx.first(sql::TAKE_EXPIRED, key, Self::read);
         };
         tx.run(sql::DELETE_LEASE, [lease.id])?;
+        shorten_run(tx, run_begins, lease.id, lease.token - lease.id)?;
         Ok(Some(lease))
     }
 
@@ -114,6 +116,22 @@ impl Lease {
             claimed_at: row.get(7)?,
             last_error: row.get(8)?,
         })
+    }
+}
+
+/// Gives what is left of a run before `taken` another last lease. `begins` is the run's first id if its
+/// last lease is taken.
+pub(crate) fn shorten_run(
+    tx: &Tx<'_>,
+    begins: Option<i64>,
+    taken: i64,
+    token_less_id: i64,
+) -> Outcome<()> {
+    match begins {
+        Some(begins) if begins < taken => {
+            tx.run(sql::SHORTEN_RUN, (begins, taken - 1, token_less_id)).map(drop)
+        }
+        _ => Ok(()),
     }
 }
 

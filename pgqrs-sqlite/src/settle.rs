@@ -7,7 +7,7 @@ use pgqrs::{
 
 use crate::{
     error::Outcome,
-    lease::Lease,
+    lease::{Lease, shorten_run},
     sql,
     tx::{Tx, count, instant},
 };
@@ -51,13 +51,16 @@ fn archives_in_a_row(settlements: &[Settlement]) -> usize {
 fn archive_run(tx: &Tx<'_>, run: &[Settlement], now: i64) -> Outcome<bool> {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(false) };
     let (first, last) = (first.receipt, last.receipt);
-    let known = (first.id.0, last.id.0, first.token - first.id.0);
-    let current = tx.first(sql::COUNT_CURRENT_LEASES, known, |row| count(row, 0))?;
-    if current != Some(run.len() as u64) {
+    let (first_id, last_id, token_less_id) = (first.id.0, last.id.0, first.token - first.id.0);
+    let known = (first_id, last_id, token_less_id);
+    let read = |row: &rusqlite::Row<'_>| Ok((count(row, 0)?, row.get(1)?));
+    let current = tx.first(sql::CURRENT_LEASES, known, read)?;
+    let Some((_, run_begins)) = current.filter(|(count, _)| *count == run.len() as u64) else {
         return Ok(false);
-    }
-    tx.run(sql::ARCHIVE_LEASES, (first.id.0, last.id.0, now))?;
-    tx.run(sql::DELETE_LEASES, (first.id.0, last.id.0))?;
+    };
+    tx.run(sql::ARCHIVE_LEASES, (first_id, last_id, now))?;
+    tx.run(sql::DELETE_LEASES, (first_id, last_id))?;
+    shorten_run(tx, run_begins, first_id, token_less_id)?;
     Ok(true)
 }
 

@@ -80,11 +80,10 @@ SELECT
     q.name,
     (SELECT count(*) FROM pgqrs_ready r WHERE r.queue_id = q.id)
         + (SELECT count(*) FROM pgqrs_delayed d WHERE d.queue_id = q.id AND d.visible_at <= ?2)
-        + (SELECT count(*) FROM pgqrs_leases l
-           WHERE l.queue_id = q.id AND l.attempts < l.max_attempts AND l.visible_at <= ?2),
+        + (SELECT count(*) FROM pgqrs_expiring e
+           WHERE e.queue_id = q.id AND e.visible_at <= ?2),
     (SELECT count(*) FROM pgqrs_delayed d WHERE d.queue_id = q.id AND d.visible_at > ?2),
-    (SELECT count(*) FROM pgqrs_leases l
-     WHERE l.queue_id = q.id AND l.attempts < l.max_attempts AND l.visible_at > ?2)
+    (SELECT count(*) FROM pgqrs_expiring e WHERE e.queue_id = q.id AND e.visible_at > ?2)
         + (SELECT count(*) FROM pgqrs_leases l
            WHERE l.queue_id = q.id AND l.attempts >= l.max_attempts),
     (SELECT count(*) FROM pgqrs_archive a
@@ -99,8 +98,8 @@ SELECT
         SELECT min(d.visible_at) FROM pgqrs_delayed d
         WHERE d.queue_id = q.id AND d.visible_at <= ?2
         UNION ALL
-        SELECT min(l.visible_at) FROM pgqrs_leases l
-        WHERE l.queue_id = q.id AND l.attempts < l.max_attempts AND l.visible_at <= ?2)),
+        SELECT min(e.visible_at) FROM pgqrs_expiring e
+        WHERE e.queue_id = q.id AND e.visible_at <= ?2)),
     (SELECT count(*) FROM pgqrs_workers w WHERE w.queue_id = q.id AND w.state = 'ready'),
     (SELECT count(*) FROM pgqrs_workers w WHERE w.queue_id = q.id AND w.state = 'suspended'),
     (SELECT count(*) FROM pgqrs_workers w WHERE w.queue_id = q.id AND w.state = 'stopped')
@@ -151,7 +150,7 @@ SELECT
      WHERE queue_id = ?1
      ORDER BY visible_at LIMIT 1),
     (SELECT visible_at FROM pgqrs_leases
-     WHERE queue_id = ?1 AND attempts < max_attempts
+     WHERE queue_id = ?1 AND first_id IS NOT NULL AND attempts < max_attempts
      ORDER BY visible_at LIMIT 1),
     (SELECT visible_at FROM pgqrs_leases
      WHERE queue_id = ?1 AND attempts >= max_attempts
@@ -175,25 +174,26 @@ WHERE id IN (
     ORDER BY visible_at, id
     LIMIT ?3)";
 
-/// The receipt of an expired lease stays current until its message is taken.
+/// The receipt of an expired lease stays current until its message is taken. A run that the limit cuts
+/// keeps its last lease, which stands for what is left.
 pub(crate) const PROMOTE_LEASES: &str = "
 INSERT OR FAIL INTO pgqrs_ready
     (queue_id, rank, pos, id, attempts, max_attempts, visible_at, token, worker_id, claimed_at,
      last_error)
 SELECT queue_id, rank, token, id, attempts, max_attempts, visible_at, token, worker_id, claimed_at,
        last_error
-FROM pgqrs_leases
-WHERE queue_id = ?1 AND visible_at <= ?2 AND attempts < max_attempts
-ORDER BY visible_at, id
+FROM pgqrs_expiring
+WHERE queue_id = ?1 AND visible_at <= ?2
+ORDER BY visible_at, last_id
 LIMIT ?3";
 
 pub(crate) const DELETE_PROMOTED_LEASES: &str = "
 DELETE FROM pgqrs_leases
 WHERE id IN (
     SELECT id
-    FROM pgqrs_leases
-    WHERE queue_id = ?1 AND visible_at <= ?2 AND attempts < max_attempts
-    ORDER BY visible_at, id
+    FROM pgqrs_expiring
+    WHERE queue_id = ?1 AND visible_at <= ?2
+    ORDER BY visible_at, last_id
     LIMIT ?3)";
 
 pub(crate) const TAKE_SPENT: &str = "
@@ -221,17 +221,18 @@ LIMIT ?2";
 /// Also holds a lease for longer: it is taken and put back.
 pub(crate) const LEASE: &str = "
 INSERT INTO pgqrs_leases
-    (id, queue_id, rank, token, attempts, max_attempts, visible_at, claimed_at, worker_id,
-     last_error)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    (id, first_id, queue_id, rank, token, attempts, max_attempts, visible_at, claimed_at,
+     worker_id, last_error)
+VALUES (?1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
-/// The same for all that a claim takes, where their ids follow one another as their tokens do. ?1
-/// queue, ?2 rank and ?3 pos of the last, ?4 token - id, ?5 visible_at, ?6 now, ?7 worker.
+/// The same for all that a claim takes, where they are a run. ?1 queue, ?2 rank and ?3 pos of the
+/// last, ?4 token - id, ?5 visible_at, ?6 now, ?7 worker, ?8 first id.
 pub(crate) const LEASE_RUN: &str = "
 INSERT OR FAIL INTO pgqrs_leases
-    (id, queue_id, rank, token, attempts, max_attempts, visible_at, claimed_at, worker_id,
-     last_error)
-SELECT id, queue_id, rank, id + ?4, attempts + 1, max_attempts, ?5, ?6, ?7, last_error
+    (id, first_id, queue_id, rank, token, attempts, max_attempts, visible_at, claimed_at,
+     worker_id, last_error)
+SELECT id, iif(rank = ?2 AND pos = ?3, ?8, NULL), queue_id, rank, id + ?4, attempts + 1,
+       max_attempts, ?5, ?6, ?7, last_error
 FROM pgqrs_ready
 WHERE queue_id = ?1 AND (rank, pos) <= (?2, ?3)";
 
@@ -245,7 +246,8 @@ WHERE queue_id = ?1 AND (rank, pos) <= (?2, ?3)";
 // To read and then delete is faster than RETURNING, which opens a temporary table.
 
 pub(crate) const CURRENT_LEASE: &str = "
-SELECT id, queue_id, rank, token, attempts, max_attempts, worker_id, claimed_at, last_error
+SELECT id, queue_id, rank, token, attempts, max_attempts, worker_id, claimed_at, last_error,
+       first_id
 FROM pgqrs_leases
 WHERE id = ?1 AND token = ?2";
 
@@ -253,19 +255,31 @@ pub(crate) const DELETE_LEASE: &str = "
 DELETE FROM pgqrs_leases
 WHERE id = ?1";
 
-/// Archives a lease as done where its receipt is current, and leaves its deletion to DELETE_LEASE.
+/// ?1 first id, ?2 the highest that may be left, ?3 token - id.
+pub(crate) const SHORTEN_RUN: &str = "
+UPDATE pgqrs_leases
+SET first_id = ?1
+WHERE id = (
+    SELECT id
+    FROM pgqrs_leases
+    WHERE id BETWEEN ?1 AND ?2 AND token - id = ?3 AND first_id IS NULL
+    ORDER BY id DESC
+    LIMIT 1)";
+
+/// Archives a lease as done where its receipt is current, unless a run would be left without its last
+/// one, and leaves its deletion to DELETE_LEASE.
 pub(crate) const ARCHIVE_LEASE: &str = "
 INSERT OR FAIL INTO pgqrs_archive
     (id, queue_id, outcome, token, attempts, worker_id, claimed_at, archived_at, last_error)
 SELECT id, queue_id, 0, token, attempts, worker_id, claimed_at, ?3, last_error
 FROM pgqrs_leases
-WHERE id = ?1 AND token = ?2";
+WHERE id = ?1 AND token = ?2 AND coalesce(first_id, id) = id";
 
 // The same for receipts that follow one another. ?1 first id, ?2 last id
 
-/// ?3 token - id.
-pub(crate) const COUNT_CURRENT_LEASES: &str = "
-SELECT count(*)
+/// How many there are, and the first id of the run whose last one is among them. ?3 token - id.
+pub(crate) const CURRENT_LEASES: &str = "
+SELECT count(*), min(first_id)
 FROM pgqrs_leases
 WHERE id BETWEEN ?1 AND ?2 AND token - id = ?3";
 

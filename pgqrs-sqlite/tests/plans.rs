@@ -25,7 +25,8 @@ const HOT: &[(&str, &str)] = &[
     ("CURRENT_LEASE", sql::CURRENT_LEASE),
     ("DELETE_LEASE", sql::DELETE_LEASE),
     ("ARCHIVE_LEASE", sql::ARCHIVE_LEASE),
-    ("COUNT_CURRENT_LEASES", sql::COUNT_CURRENT_LEASES),
+    ("SHORTEN_RUN", sql::SHORTEN_RUN),
+    ("CURRENT_LEASES", sql::CURRENT_LEASES),
     ("ARCHIVE_LEASES", sql::ARCHIVE_LEASES),
     ("DELETE_LEASES", sql::DELETE_LEASES),
     ("TAKE_EXPIRED", sql::TAKE_EXPIRED),
@@ -50,8 +51,8 @@ WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500000
 INSERT INTO pgqrs_messages (id, queue_id, priority, enqueued_at, max_attempts, payload)
 SELECT i, 1, 3 + i % 3, i, 5, '{}' FROM n;
 INSERT INTO pgqrs_leases
-    (id, queue_id, rank, token, attempts, max_attempts, visible_at, claimed_at)
-SELECT id, 1, 9 - priority, id, 1 + (id % 10 = 0) * 4, 5, id, id
+    (id, first_id, queue_id, rank, token, attempts, max_attempts, visible_at, claimed_at)
+SELECT id, id, 1, 9 - priority, id, 1 + (id % 10 = 0) * 4, 5, id, id
 FROM pgqrs_messages WHERE id <= 100000;
 INSERT INTO pgqrs_delayed (id, queue_id, rank, pos, attempts, max_attempts, visible_at)
 SELECT id, 1, 9 - priority, id, 0, 5, id

@@ -73,6 +73,7 @@ macro_rules! for_each_case {
                 v3_a_leased_message_is_not_claimed_again,
                 v4_an_expired_lease_is_ready_to_the_microsecond,
                 v4_a_lease_of_a_millisecond_ends_to_the_microsecond,
+                v4_what_is_left_of_a_claim_comes_back,
                 v4_a_message_comes_back_for_every_attempt,
                 v4_reads_show_an_expired_lease_as_ready,
                 v6_extend_counts_from_now,

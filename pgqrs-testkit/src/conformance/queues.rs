@@ -344,15 +344,16 @@ pub async fn metrics_count_messages_by_state(store: &Arc<dyn Store>) {
     let leased = scene.lease_all(vec![message(0), message(1), message(2), tries(1)]).await;
     scene.archive(&leased[0]).await.unwrap();
     scene.bury(&leased[1], "poison").await.unwrap();
+    scene.lease(3).await;
     scene.send_all(vec![delayed(50), message(0), message(1)]).await;
     let counts = async |scene: Scene| {
         let QueueMetrics { ready, delayed, leased, archived, dead, .. } = scene.metrics().await;
         (ready, delayed, leased, archived, dead)
     };
-    assert_eq!(counts(scene.at(1)).await, (2, 1, 2, 1, 1));
-    assert_eq!(counts(scene.just_before(30)).await, (2, 1, 2, 1, 1));
-    assert_eq!(counts(scene.at(30)).await, (3, 1, 1, 1, 1));
-    assert_eq!(counts(scene.at(50)).await, (4, 0, 1, 1, 1));
+    assert_eq!(counts(scene.at(1)).await, (2, 1, 5, 1, 1));
+    assert_eq!(counts(scene.just_before(30)).await, (2, 1, 5, 1, 1));
+    assert_eq!(counts(scene.at(30)).await, (6, 1, 1, 1, 1));
+    assert_eq!(counts(scene.at(50)).await, (7, 0, 1, 1, 1));
 }
 
 /// Metrics tell since when the longest-waiting ready message has been ready.

@@ -165,6 +165,43 @@ pub async fn v4_a_lease_of_a_millisecond_ends_to_the_microsecond(store: &Arc<dyn
     assert_eq!(scene.at_micros(1_501).claim(2).await.len(), 1);
 }
 
+/// V4: whichever of the messages that were claimed together are archived or extended, at once or one
+/// by one, the others come back when their lease ends, and the extended ones when theirs does.
+pub async fn v4_what_is_left_of_a_claim_comes_back(store: &Arc<dyn Store>) {
+    let scene = Scene::new(store).await;
+    let actions = [None, Some(Action::Archive), Some(Action::Extend(lease_of(60)))];
+    for case in 0..54 {
+        let nth = [case % 3, case / 3 % 3, case / 9 % 3];
+        let start = 100 * case as i64;
+        let leased = scene.at(start).lease(3).await;
+        let of = |wanted| {
+            let chosen = leased.iter().zip(nth).filter(move |(_, nth)| *nth == wanted);
+            chosen.map(|(message, _)| message.id).collect::<Vec<_>>()
+        };
+        let (left, extended) = (of(0), of(2));
+        let settle = leased.iter().zip(nth).filter_map(|(message, nth)| {
+            Some(Settlement { receipt: message.receipt, action: actions[nth].clone()? })
+        });
+        let settlements: Vec<Settlement> = settle.collect();
+        let settling = scene.at(start + 10);
+        if case < 27 {
+            settling.settle_all(settlements).await;
+        } else {
+            for Settlement { receipt, action } in settlements.into_iter().rev() {
+                settling.settle(receipt, action).await.unwrap();
+            }
+        }
+        for (end, expected) in [(30, left), (70, extended)] {
+            assert_eq!(scene.just_before(start + end).claim(3).await, [], "{nth:?}");
+            let back = scene.at(start + end).claim(3).await;
+            assert_eq!(ids(&back), expected, "{nth:?} after {end} s");
+            for message in &back {
+                scene.at(start + end).archive(message).await.unwrap();
+            }
+        }
+    }
+}
+
 /// V4: it happens again and again, for as long as there are attempts.
 pub async fn v4_a_message_comes_back_for_every_attempt(store: &Arc<dyn Store>) {
     let scene = Scene::new(store).await;
