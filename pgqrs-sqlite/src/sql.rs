@@ -231,7 +231,7 @@ pub(crate) const LEASE_RUN: &str = "
 INSERT OR FAIL INTO pgqrs_leases
     (id, first_id, queue_id, rank, token, attempts, max_attempts, visible_at, claimed_at,
      worker_id, last_error)
-SELECT id, iif(rank = ?2 AND pos = ?3, ?8, NULL), queue_id, rank, id + ?4, attempts + 1,
+SELECT id, iif(pos = ?3, ?8, NULL), queue_id, rank, id + ?4, attempts + 1,
        max_attempts, ?5, ?6, ?7, last_error
 FROM pgqrs_ready
 WHERE queue_id = ?1 AND (rank, pos) <= (?2, ?3)";
