@@ -41,6 +41,21 @@ async fn a_queue_with_plenty_has_two_claims_on_their_way_and_never_too_many_mess
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_has_become_slow_is_asked_by_one_claim_at_a_time() {
+    let weather = Weather::over(tasks(1_000).await);
+    weather.set(Call::Claim, Fate::Slow(SECOND));
+    let running = start_four(&weather);
+    sleep(10 * SECOND).await;
+    weather.set(Call::Claim, Fate::Slow(20 * SECOND));
+    sleep(100 * SECOND).await;
+    let before = weather.count(Call::Claim);
+    sleep(200 * SECOND).await;
+    let claims = weather.count(Call::Claim) - before;
+    assert!((9..=11).contains(&claims), "{claims} claims of 20 s each in 200 s");
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_empty_queue_has_one_claim_on_its_way() {
     let weather = Weather::over(tasks(0).await);
     weather.set(Call::Claim, Fate::Slow(SECOND));
