@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 
+mod scene;
+
 use std::time::{Duration, Instant};
 
 use pgqrs::{
@@ -9,8 +11,10 @@ use pgqrs::{
     Priority, QueueName, Settle, Settlement, Store, VisibilityTimeout,
 };
 use pgqrs_postgres::PostgresStore;
-use pgqrs_testkit::server::{Database, database};
+use pgqrs_testkit::server::Database;
 use tokio_postgres::{Client, NoTls};
+
+use scene::store;
 
 /// Longer than it takes a mark to move on twice.
 const BUSY: Duration = Duration::from_millis(600);
@@ -132,14 +136,6 @@ fn claim(limit: usize) -> Claim {
         timeout: Some(VisibilityTimeout::seconds(600).unwrap()),
         now: None,
     }
-}
-
-async fn store() -> (PostgresStore, Database) {
-    let database = database().await.unwrap();
-    let store = pgqrs_postgres::connect(database.url()).await.unwrap();
-    store.install().await.unwrap();
-    pgqrs::admin(&store).create_queue("q").await.unwrap();
-    (store, database)
 }
 
 async fn client(database: &Database) -> Client {

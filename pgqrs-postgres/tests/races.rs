@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 
+mod scene;
+
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -11,8 +13,9 @@ use pgqrs::{
     MessageFilter, MessageState, NewMessage, QueueName, Settle, Settled, Settlement, Store,
     VisibilityTimeout,
 };
-use pgqrs_postgres::PostgresStore;
-use pgqrs_testkit::server::{Database, database};
+use pgqrs_testkit::server::Database;
+
+use scene::store;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_claimers_get_each_message_once() {
@@ -109,14 +112,6 @@ async fn an_expired_lease_that_is_ready_again_still_settles() {
     assert_eq!(settled[3], Ok(Settled::Extended(at(161).unwrap())));
     let filter = MessageFilter { id: Some(held[3].id), now: at(102), ..MessageFilter::default() };
     assert_eq!(store.messages(filter).await.unwrap()[0].state, MessageState::Leased);
-}
-
-async fn store() -> (PostgresStore, Database) {
-    let database = database().await.unwrap();
-    let store = pgqrs_postgres::connect(database.url()).await.unwrap();
-    store.install().await.unwrap();
-    pgqrs::admin(&store).create_queue("q").await.unwrap();
-    (store, database)
 }
 
 fn batch(size: u32, now: Option<DateTime<Utc>>) -> Enqueue {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic fails the test")]
 
+mod scene;
+
 use std::collections::BTreeSet;
 
 use futures::future::join_all;
@@ -10,8 +12,10 @@ use pgqrs::{
     NewMessage, Page, QueueName, Receipt, Settle, Settled, Settlement, Store, VisibilityTimeout,
 };
 use pgqrs_postgres::PostgresStore;
-use pgqrs_testkit::server::{Database, database};
+use pgqrs_testkit::server::Database;
 use tokio_postgres::{Client, NoTls};
+
+use scene::store;
 
 #[tokio::test]
 async fn small_claims_at_once_are_one_statement_and_get_no_more_than_they_want() {
@@ -122,14 +126,6 @@ async fn stores_that_archive_parts_of_one_lease_at_once_lose_none() {
         }
     }
     assert_eq!(archived_ids(&store).await.len(), 200);
-}
-
-async fn store() -> (PostgresStore, Database) {
-    let database = database().await.unwrap();
-    let store = pgqrs_postgres::connect(database.url()).await.unwrap();
-    store.install().await.unwrap();
-    pgqrs::admin(&store).create_queue("q").await.unwrap();
-    (store, database)
 }
 
 async fn enqueue(store: &PostgresStore, count: u32) {

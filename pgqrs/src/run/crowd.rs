@@ -42,7 +42,6 @@ impl Crowd {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic fails the test")]
 mod tests {
     use super::*;
 
