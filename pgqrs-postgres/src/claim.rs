@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,13 +17,17 @@ use tokio_postgres::Row;
 use crate::{
     error::column,
     group::Call,
-    known::{Known, Start},
+    known::{self, Known, Start},
     pool::params,
     queues::not_found,
     settle,
     store::Inner,
     workers,
 };
+
+/// How far ahead a look for the next due message sees that does not begin at the head: longer than
+/// a run loop sleeps.
+const HORIZON: Duration = Duration::from_secs(3);
 
 /// Claims of one queue that share a statement.
 #[derive(Debug, Clone)]
@@ -78,9 +83,12 @@ impl Call for Claims {
 }
 
 /// Claims for all callers; what went wrong for one of them alone is its own answer.
-pub(crate) async fn claim(store: &Inner, claims: &Claims) -> Result<Vec<Result<Claimed>>> {
+pub(crate) async fn claim(store: &Arc<Inner>, claims: &Claims) -> Result<Vec<Result<Claimed>>> {
     let mut taken = Taken::nothing(claims);
     let mut known = Known::of(store, &claims.queue);
+    if claims.now.is_none() && known.wants_scout(store, &claims.queue) {
+        tokio::spawn(scout(store.clone(), claims.queue.clone(), known.start));
+    }
     match claim_into(&mut taken, store, claims, &mut known).await {
         Err(error) if taken.count() == 0 => return Err(error),
         // What is leased already must reach its consumer.
@@ -108,19 +116,21 @@ async fn claim_into(
         return Ok(());
     }
     let before = *known;
-    let look_for_due = known.wants_look(store);
     let mut start = known.start(store, &claims.queue);
+    let look_for_due = known.begins_look(store, &claims.queue);
     if look_for_due && known.expects_nothing(start) && glance(store, claims, known).await? {
         taken.due_in = known.due_in();
         known.remember(store, &claims.queue, &before);
         return Ok(());
     }
-    if look_for_due && known.is_busy {
+    let must_look = known.must_look();
+    if look_for_due && (known.is_busy || known.is_overdue()) {
         known.promoted(promote(store, claims, known.promotion(start)).await?);
+        known.took_due(store);
     }
     take(taken, store, claims, start, known).await?;
     // What was found goes to its consumer first; a later claim looks.
-    let look_for_due = look_for_due && (taken.count() == 0 || known.must_look());
+    let look_for_due = look_for_due && (taken.count() == 0 || must_look);
     let mut is_overdue = false;
     if taken.is_short(claims) && look_for_due {
         let ahead = look(store, claims, start).await?;
@@ -170,8 +180,21 @@ struct Ahead {
     has_spent: bool,
 }
 
+/// Looks whether anything stands behind the marks, which no claim waits for.
+async fn scout(store: Arc<Inner>, queue: QueueName, marks: Start) {
+    let began = Instant::now();
+    let parameters = params![queue.as_str(), marks.marks.to_vec(), marks.due_since];
+    let row = store.pool.query_one(&store.sql.scout, parameters).await;
+    match row.and_then(|row| column(&row, "has_found")) {
+        Ok(has_found) => known::scouted(&store, &queue, began.elapsed(), has_found),
+        Err(error) => tracing::debug!(%error, "could not look behind the marks; the next one will"),
+    }
+}
+
 async fn look(store: &Inner, claims: &Claims, start: Start) -> Result<Ahead> {
-    let parameters = params![claims.queue.as_str(), claims.now, start.due_since];
+    // Farther ahead may stand all that died since some snapshot was taken.
+    let horizon = start.due_since.map(|_| HORIZON.as_micros() as i64);
+    let parameters = params![claims.queue.as_str(), claims.now, start.due_since, horizon];
     let row = store.pool.query_one(&store.sql.look, parameters).await?;
     let due_in_us: Option<i64> = column(&row, "due_in_us")?;
     let due_in = due_in_us.map(|us| Duration::from_micros(us.max(0).unsigned_abs()));

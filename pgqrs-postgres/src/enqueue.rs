@@ -20,8 +20,9 @@ pub(crate) async fn enqueue(store: &Arc<Inner>, enqueue: &Enqueue) -> Result<Vec
     session.send_behind(notice);
     let ids = enqueue_with(store, &mut session, enqueue).await;
     session.finish();
-    if enqueue.messages.iter().any(|message| message.delay > Delay::ZERO) {
-        known::look_again(store);
+    let delays = enqueue.messages.iter().map(|message| message.delay);
+    if let Some(delay) = delays.filter(|delay| *delay > Delay::ZERO).min() {
+        known::due_in(store, delay.duration());
     }
     match is_told {
         true => listen::wake(store, &enqueue.queue),

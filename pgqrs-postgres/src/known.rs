@@ -4,8 +4,9 @@
 //! the head of the queue would walk over all of them. So claims begin at a *mark*: nothing that was
 //! committed by then stands before it. A message that commits late, with a lower id, stands behind
 //! the mark and is found by a *full look*, which begins at the head: at once where the claim comes
-//! back short, and once a second where it does not; but looks that take long, because a snapshot is
-//! held somewhere, are rationed.
+//! back short, and once a second where it does not. Where a full look is dear, because a snapshot is
+//! held somewhere, no claim waits for one: once a second a *scout*, apart from claims, looks whether
+//! anything stands behind the marks, and only then does a claim begin at the head.
 
 use std::time::{Duration, Instant};
 
@@ -21,15 +22,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const LOOK_AT_LAST: Duration = Duration::from_millis(900);
 /// A mark is where claims had come this long ago: most of what commits late has done so by then.
 const MARK_AGE: Duration = Duration::from_millis(100);
-/// How often a queue whose claims are never short is looked at from its head. Nor may a dear look be
-/// put off for longer: what became ready is noticed within a second (V4).
+/// How often a queue whose claims are never short is looked at from its head, and how often scouts are
+/// sent: what became ready is noticed within a second (V4).
 const FULL_LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A full look that takes longer is dear: of the time then, one part in [`RATION`] goes to them, so
-/// that few claims wait for one.
+/// A full look that takes longer is dear.
 const DEAR: Duration = Duration::from_millis(5);
-const RATION: u32 = 100;
-/// Leases and delays that commit late have a time no earlier than this before the last look.
-const DUE_SLACK: TimeDelta = TimeDelta::seconds(5);
+/// Most leases and delays that commit late have a time no earlier than this before the last look;
+/// full looks find the others.
+const DUE_SLACK: TimeDelta = TimeDelta::seconds(1);
+/// What is due by what is known is looked for at most this often.
+const DUE_EVERY: Duration = Duration::from_millis(5);
 
 /// As many as there are priorities; the highest has rank 0.
 pub(crate) const RANKS: usize = 10;
@@ -48,6 +50,26 @@ impl Start {
     pub(crate) const HEAD: Self = Self { marks: [0; RANKS], due_since: None };
 }
 
+/// The last full look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FullLook {
+    /// When it began.
+    at: Instant,
+    took: Duration,
+    /// A scout has found something, and no claim has begun at the head since.
+    has_found: bool,
+}
+
+impl FullLook {
+    fn is_dear(self) -> bool {
+        self.took > DEAR
+    }
+
+    fn is_due(self) -> bool {
+        self.at.elapsed() > FULL_LOOK_EVERY
+    }
+}
+
 /// What a store knows of a queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
@@ -55,16 +77,17 @@ pub(crate) struct Known {
     looked: Instant,
     /// When the next message becomes ready by itself, if a look has said so.
     next_due: Option<Instant>,
+    /// Since when a claim has been looking.
+    looking: Option<Instant>,
     /// The last claim was full: the queue is busy, and claims do not see what is due behind it.
     pub(crate) is_busy: bool,
-    start: Start,
+    pub(crate) start: Start,
     /// What the marks become next, and since when claims have been there.
     coming: [i64; RANKS],
     coming_since: Instant,
     /// How far claims have come.
     reached: [i64; RANKS],
-    full_look: Instant,
-    full_look_took: Duration,
+    full_look: FullLook,
     /// How many messages a run held, by what the last claim found.
     run_size: usize,
     /// Something has told of messages since a claim began.
@@ -77,18 +100,18 @@ impl Known {
         let never = Self {
             looked: store.started,
             next_due: None,
+            looking: None,
             is_busy: true,
             start: Start::HEAD,
             coming: [0; RANKS],
             coming_since: store.started,
             reached: [0; RANKS],
-            full_look: store.started,
-            full_look_took: Duration::ZERO,
+            full_look: FullLook { at: store.started, took: Duration::ZERO, has_found: false },
             run_size: enqueue::RUN,
             is_told: true,
         };
         store.known().get_mut(queue).map_or(never, |known| {
-            let so_far = *known;
+            let so_far = Self { looking: None, ..*known };
             known.is_told = false;
             so_far
         })
@@ -102,14 +125,30 @@ impl Known {
     /// Notes a glance, which took so long and showed that there was nothing at this time of the
     /// database's.
     pub(crate) fn glanced(&mut self, took: Duration, now: DateTime<Utc>, due_in: Option<Duration>) {
-        (self.full_look, self.full_look_took) = (Instant::now(), took);
+        self.looked_fully(took);
         self.promoted(Some(now));
         self.looked(due_in);
     }
 
-    /// Whether it is time to look for what is due.
-    pub(crate) fn wants_look(&self, store: &Inner) -> bool {
-        self.looked == store.started || self.looked.elapsed() > LOOK_EVERY
+    /// Whether it is time to look for what is due, and no other claim does.
+    pub(crate) fn begins_look(&mut self, store: &Inner, queue: &QueueName) -> bool {
+        let is_first = self.looked == store.started;
+        if !(is_first || self.looked.elapsed() > LOOK_EVERY || self.is_overdue()) {
+            return false;
+        }
+        let mut all = store.known();
+        let Some(known) = all.get_mut(queue) else { return true };
+        let is_free = known.looking.is_none_or(|since| since.elapsed() > LOOK_EVERY);
+        if is_free {
+            known.looking = Some(Instant::now());
+            self.looking = known.looking;
+        }
+        is_free
+    }
+
+    /// Whether something is due by what is known. A look may have found that it cannot be taken in.
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.next_due.is_some_and(|due| due <= Instant::now()) && self.looked.elapsed() > DUE_EVERY
     }
 
     /// Whether the look must not be put off, not even by a claim that has found something.
@@ -117,17 +156,34 @@ impl Known {
         self.is_busy || self.looked.elapsed() > LOOK_AT_LAST
     }
 
-    /// Where the next claim begins. Of claims at the same time one looks fully, if that is dear.
+    /// Where the next claim begins. Of claims at the same time one looks fully, if others need not.
     pub(crate) fn start(&mut self, store: &Inner, queue: &QueueName) -> Start {
-        let is_time = !self.is_busy || self.full_look.elapsed() > FULL_LOOK_EVERY;
-        if !is_time || !self.may_look_fully() {
+        let mut all = store.known();
+        let look = all.get_mut(queue).map_or(&mut self.full_look, |known| &mut known.full_look);
+        let is_wanted = match look.is_dear() {
+            true => look.has_found,
+            false => !self.is_busy || look.is_due(),
+        };
+        if !is_wanted {
             return self.start;
         }
-        self.full_look = Instant::now();
-        if let Some(known) = store.known().get_mut(queue) {
-            known.full_look = self.full_look;
+        if look.has_found {
+            // It may be something that was due long ago.
+            self.looked = store.started;
         }
+        *look = FullLook { at: Instant::now(), has_found: false, ..*look };
+        self.full_look = *look;
         Start::HEAD
+    }
+
+    /// Whether the caller is to send a scout.
+    pub(crate) fn wants_scout(&mut self, store: &Inner, queue: &QueueName) -> bool {
+        let mut all = store.known();
+        let look = all.get_mut(queue).map(|known| &mut known.full_look);
+        let Some(look) = look.filter(|look| look.is_dear() && look.is_due()) else { return false };
+        look.at = Instant::now();
+        self.full_look = *look;
+        true
     }
 
     /// Where what a claim that begins at `start` takes in is put: not before the marks.
@@ -135,10 +191,9 @@ impl Known {
         Start { due_since: start.due_since, ..self.start }
     }
 
-    /// Whether a full look is not too dear just now.
+    /// Whether a claim may wait for a full look.
     pub(crate) fn may_look_fully(&self) -> bool {
-        let pause = (self.full_look_took * RATION).min(FULL_LOOK_EVERY);
-        self.full_look_took <= DEAR || self.full_look.elapsed() > pause
+        !self.full_look.is_dear()
     }
 
     /// How many runs probably hold so many messages.
@@ -149,7 +204,7 @@ impl Known {
     /// Notes what a statement that began at `start` has taken, and how long it took.
     pub(crate) fn claimed(&mut self, start: Start, step: &Step, took: Duration) {
         if start == Start::HEAD {
-            (self.full_look, self.full_look_took) = (Instant::now(), took);
+            self.looked_fully(took);
         }
         self.run_size = step.held.checked_div(step.runs).unwrap_or(self.run_size).max(1);
         for (priority, pos) in &step.reached {
@@ -171,30 +226,47 @@ impl Known {
         }
     }
 
+    /// Notes that what was known to be due has been taken in: what comes next is to be looked for.
+    pub(crate) fn took_due(&mut self, store: &Inner) {
+        (self.looked, self.next_due) = (store.started, None);
+    }
+
     /// Notes a look just made, and what it said of the next message to become ready.
     pub(crate) fn looked(&mut self, due_in: Option<Duration>) {
         self.looked = Instant::now();
         self.next_due = due_in.and_then(|due_in| self.looked.checked_add(due_in));
     }
 
-    /// How long until the next message becomes ready by itself.
+    /// How long until the next message becomes ready by itself; what is overdue is being looked for.
     pub(crate) fn due_in(&self) -> Option<Duration> {
-        self.next_due.map(|next| next.saturating_duration_since(Instant::now()))
+        let due_in = |next: Instant| next.checked_duration_since(Instant::now());
+        self.next_due.map(|next| due_in(next).unwrap_or(DUE_EVERY))
     }
 
-    /// Replaces what was known when the claim began, unless another look was asked for meanwhile.
+    /// Replaces what was known when the claim began, but for what others have learned meanwhile.
     pub(crate) fn remember(mut self, store: &Inner, queue: &QueueName, began_with: &Self) {
         let mut all = store.known();
         if let Some(known) = all.get(queue) {
             if known.looked < began_with.looked {
                 self.looked = known.looked;
             }
+            if known.next_due != began_with.next_due {
+                self.next_due = self.next_due.into_iter().chain(known.next_due).min();
+            }
+            if known.full_look.at >= self.full_look.at {
+                self.full_look = known.full_look;
+            }
             self.is_told = known.is_told;
+            self.looking = if self.looking.is_some() { None } else { known.looking };
             for rank in 0..RANKS {
                 self.reached[rank] = self.reached[rank].max(known.reached[rank]);
             }
         }
         all.insert(queue.clone(), self);
+    }
+
+    fn looked_fully(&mut self, took: Duration) {
+        self.full_look = FullLook { at: Instant::now(), took, has_found: false };
     }
 }
 
@@ -205,7 +277,17 @@ pub(crate) fn told(store: &Inner, queue: &QueueName) {
     }
 }
 
-/// Lets the next claims look again: this store has just made messages wait for their time.
-pub(crate) fn look_again(store: &Inner) {
-    store.known().values_mut().for_each(|known| known.looked = store.started);
+/// Lets claims look after `delay`: this store has just made messages wait for so long.
+pub(crate) fn due_in(store: &Inner, delay: Duration) {
+    let Some(due) = Instant::now().checked_add(delay) else { return };
+    for known in store.known().values_mut() {
+        known.next_due = known.next_due.into_iter().chain([due]).min();
+    }
+}
+
+/// Notes what a scout has found, and how long it took.
+pub(crate) fn scouted(store: &Inner, queue: &QueueName, took: Duration, has_found: bool) {
+    if let Some(known) = store.known().get_mut(queue) {
+        known.full_look = FullLook { took, has_found, ..known.full_look };
+    }
 }

@@ -86,6 +86,7 @@ WHERE ($1 IS NULL OR q.name = $1) AND ($2 IS NULL OR a.outcome = $2)
             UNION ALL SELECT unnest(ids) FROM {schema}.leases WHERE queue_id = $1
             UNION ALL SELECT unnest(ids) FROM {schema}.delayed WHERE queue_id = $1) l)",
     ),
+    ("{horizon}", "coalesce(coalesce($2, now()) + $4 * interval '1 microsecond', 'infinity')"),
     ("{queue}", "name, paused, visibility_timeout_us, max_attempts, retry, retention_us, created_at"),
     (
         "{workers}",

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::atomic::Ordering,
+    time::Duration,
 };
 
 use pgqrs::{
@@ -42,6 +43,12 @@ fn is_repeatable(settle: &Settle) -> bool {
     let mut actions = settle.settlements.iter().map(|settlement| &settlement.action);
     actions.clone().all(|action| matches!(action, Action::Archive))
         || actions.all(|action| matches!(action, Action::Extend(_)))
+}
+
+/// After how long the first of the messages that are to wait becomes ready.
+pub(crate) fn due_in(settle: &Settle) -> Option<Duration> {
+    let delays = settle.settlements.iter().filter_map(|settlement| micros(&settlement.action));
+    delays.filter(|micros| *micros > 0).min().map(|us| Duration::from_micros(us.unsigned_abs()))
 }
 
 /// What shares a statement.

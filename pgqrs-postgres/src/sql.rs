@@ -9,7 +9,7 @@
 
 use crate::{
     parts::PARTS,
-    sql_claim::{CLAIM, GLANCE, LOOK, PROMOTE_DUE, STANDING},
+    sql_claim::{CLAIM, GLANCE, LOOK, PROMOTE_DUE, SCOUT, STANDING},
     statements::statements,
 };
 
@@ -156,6 +156,8 @@ SELECT q.fits, q.payload_limit, numbered.ids FROM q, numbered";
     standing = STANDING;
 
     look = LOOK;
+
+    scout = SCOUT;
 
     glance = GLANCE;
 

@@ -122,7 +122,7 @@ LEFT JOIN {schema}.workers w ON w.id = c.worker AND w.queue_id = q.id
 WHERE q.name = $1";
 
 /// When the next message of a queue that may be claimed from becomes ready by itself, which may
-/// be past, and whether there is something to bury.
+/// be past, if that is within $4 microseconds; and whether there is something to bury.
 pub(crate) const LOOK: &str = "
 WITH q AS MATERIALIZED (
     SELECT id FROM {schema}.queues WHERE name = $1 AND NOT paused
@@ -130,17 +130,35 @@ WITH q AS MATERIALIZED (
 SELECT (1000000 * extract(epoch FROM least(
            (SELECT visible_at FROM {schema}.delayed
             WHERE queue_id = (SELECT id FROM q) AND visible_at >= coalesce($3, '-infinity')
+              AND visible_at <= {horizon}
             ORDER BY visible_at LIMIT 1),
            (SELECT visible_at FROM {schema}.leases
             WHERE queue_id = (SELECT id FROM q) AND NOT last_attempt
-              AND visible_at >= coalesce($3, '-infinity')
+              AND visible_at >= coalesce($3, '-infinity') AND visible_at <= {horizon}
             ORDER BY visible_at LIMIT 1)) - coalesce($2, now())))::bigint AS due_in_us,
-       coalesce((
-           SELECT visible_at FROM {schema}.leases
-           WHERE queue_id = (SELECT id FROM q) AND last_attempt
-             AND visible_at >= coalesce($3, '-infinity')
-           ORDER BY visible_at LIMIT 1) <= coalesce($2, now()), false) AS spent,
+       (SELECT visible_at FROM {schema}.leases
+        WHERE queue_id = (SELECT id FROM q) AND last_attempt
+          AND visible_at >= coalesce($3, '-infinity') AND visible_at <= coalesce($2, now())
+        ORDER BY visible_at LIMIT 1) IS NOT NULL AS spent,
        (SELECT now() FROM q) AS now";
+
+/// Whether anything is ready before the marks $2, or was due before $3.
+pub(crate) const SCOUT: &str = "
+WITH q AS MATERIALIZED (SELECT id FROM {schema}.queues WHERE name = $1)
+SELECT EXISTS (
+        SELECT FROM unnest($2) WITH ORDINALITY AS m (mark, nth) CROSS JOIN LATERAL (
+            SELECT FROM {schema}.ready
+            WHERE queue_id = (SELECT id FROM q) AND rank = (m.nth - 1)::smallint AND pos < m.mark
+            ORDER BY pos LIMIT 1) r)
+    OR EXISTS (
+        SELECT FROM (
+            SELECT FROM {schema}.delayed WHERE queue_id = (SELECT id FROM q) AND visible_at < $3
+            ORDER BY visible_at LIMIT 1) d)
+    OR EXISTS (
+        SELECT FROM unnest(ARRAY[false, true]) AS l (last) CROSS JOIN LATERAL (
+            SELECT FROM {schema}.leases
+            WHERE queue_id = (SELECT id FROM q) AND last_attempt = l.last AND visible_at < $3
+            ORDER BY visible_at LIMIT 1) e) AS has_found";
 
 /// Whether a queue that may be claimed from by the workers $2 (null: by anybody) has nothing ready,
 /// nothing due and nothing to bury, and when its next message becomes ready by itself.

@@ -256,7 +256,7 @@ impl Store for PostgresStore {
     }
     async fn settle(&self, settle: Settle) -> Result<Vec<Result<Settled, LeaseLost>>> {
         settle.check()?;
-        let has_freed = settle.frees_messages();
+        let (has_freed, due_in) = (settle.frees_messages(), settle::due_in(&settle));
         let store = self.inner.clone();
         let outcomes = if settle.now.is_some() || settle.settlements.is_empty() {
             store.repeat(|| settle::settle(&store, &settle)).await?
@@ -268,8 +268,10 @@ impl Store for PostgresStore {
             };
             self.inner.settles.call(settle.settlements, run).await?
         };
+        if let Some(due_in) = due_in {
+            known::due_in(&self.inner, due_in);
+        }
         if has_freed {
-            known::look_again(&self.inner);
             listen::notify_all(&self.inner);
         }
         Ok(outcomes)

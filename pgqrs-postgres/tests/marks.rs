@@ -21,6 +21,23 @@ const BUSY: Duration = Duration::from_millis(600);
 /// Long enough for everybody, also on a machine that does other work.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Adds a message; answers with its id.
+const ENQUEUE: &str = "
+WITH m AS (
+    INSERT INTO pgqrs.messages (id, queue_id, priority, max_attempts, enqueued_at, payload)
+    SELECT nextval('pgqrs.sequence'), id, 4, 5, now(), '0' FROM pgqrs.queues RETURNING *
+)
+INSERT INTO pgqrs.ready (ids, queue_id, pos, visible_at, rank, attempts, max_attempts)
+SELECT ARRAY[id], queue_id, id, now(), 9 - priority, 0, max_attempts FROM m
+RETURNING pos";
+
+/// Leaves dead rows at the head of the queue, too many to walk over in 5 ms.
+const DIE: &str = "
+INSERT INTO pgqrs.ready (ids, queue_id, pos, visible_at, rank, attempts, max_attempts)
+SELECT '{}', id, nextval('pgqrs.sequence'), now(), 5, 0, 5
+FROM pgqrs.queues, generate_series(1, 300000);
+DELETE FROM pgqrs.ready";
+
 /// A lower id that its transaction commits when marks are beyond it: found while claims are never
 /// short.
 #[tokio::test(flavor = "multi_thread")]
@@ -28,19 +45,30 @@ async fn a_message_that_commits_late_is_found_by_busy_claims() {
     let (store, database) = store().await;
     let mut client = client(&database).await;
     let late = client.transaction().await.unwrap();
-    let enqueue = "
-        WITH m AS (
-            INSERT INTO pgqrs.messages (id, queue_id, priority, max_attempts, enqueued_at, payload)
-            SELECT nextval('pgqrs.sequence'), id, 4, 5, now(), '0' FROM pgqrs.queues RETURNING *
-        )
-        INSERT INTO pgqrs.ready (ids, queue_id, pos, visible_at, rank, attempts, max_attempts)
-        SELECT ARRAY[id], queue_id, id, now(), 9 - priority, 0, max_attempts FROM m
-        RETURNING pos";
-    let id = MessageId(late.query_one(enqueue, &[]).await.unwrap().get(0));
+    let id = MessageId(late.query_one(ENQUEUE, &[]).await.unwrap().get(0));
     fill(&store, 200).await;
     churn(&store, BUSY, |_| false).await;
     late.commit().await.unwrap();
     assert!(churn(&store, PATIENCE, |message| message.id == id).await, "it is hidden for ever");
+}
+
+/// The same where another session holds a snapshot, and claims do not begin at the head: full and
+/// short ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_commits_late_is_found_though_a_full_look_is_dear() {
+    let (store, database) = store().await;
+    let (holder, mut client) = (client(&database).await, client(&database).await);
+    holder.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT").await.unwrap();
+    client.batch_execute(DIE).await.unwrap();
+    for backlog in [200, 0] {
+        let late = client.transaction().await.unwrap();
+        let id = MessageId(late.query_one(ENQUEUE, &[]).await.unwrap().get(0));
+        fill(&store, backlog + 1).await;
+        churn(&store, BUSY, |_| false).await;
+        late.commit().await.unwrap();
+        let is_found = churn(&store, PATIENCE, |message| message.id == id).await;
+        assert!(is_found, "it is hidden for ever behind {backlog} messages");
+    }
 }
 
 /// What one store has taken in, because its time had come, stands at that store's mark: another

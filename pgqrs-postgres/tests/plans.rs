@@ -99,7 +99,12 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
             claim.into(),
             format!("'empty', '{{null}}', '{{0}}', '{{100}}', 10, NULL, NULL, {head}, 0, 100"),
         ),
-        (&sql.look, "text, timestamptz, timestamptz".into(), "'deep', NULL, NULL".into()),
+        (
+            &sql.look,
+            "text, timestamptz, timestamptz, int8".into(),
+            "'deep', NULL, NULL, NULL".into(),
+        ),
+        (&sql.scout, "text, int8[], timestamptz".into(), format!("'deep', {head}, '2000-01-01'")),
         (
             &sql.promote_due,
             "text, timestamptz, int8, int8, text, int8[], int8[], timestamptz".into(),
@@ -127,7 +132,7 @@ async fn no_statement_walks_over_or_sorts_the_backlog() {
         (&sql.archived, format!("{held}, timestamptz"), format!("{ids}, {tokens}, NULL")),
         (&sql.bury_spent, "timestamptz, int8, text".into(), "NULL, 100, 'x'".into()),
     ];
-    let statements: [(&String, String, String); 13] = statements;
+    let statements: [(&String, String, String); 14] = statements;
 
     // One of the store's sessions plans while there is nothing.
     client.batch_execute("VACUUM pgqrs.ready, pgqrs.leases, pgqrs.delayed").await.unwrap();
