@@ -17,7 +17,7 @@ pub(crate) async fn enqueue(store: &Arc<Inner>, enqueue: &Enqueue) -> Result<Vec
     let mut session = store.pool.session().await?;
     let notice = listen::notice(store, &enqueue.queue);
     let is_told = notice.is_some();
-    session.send_behind(notice);
+    session.send_behind(notice.map(|channel| (store.sql.notify.as_str(), channel)));
     let ids = enqueue_with(store, &mut session, enqueue).await;
     session.finish();
     let delays = enqueue.messages.iter().map(|message| message.delay);
@@ -38,27 +38,46 @@ pub(crate) async fn enqueue_with(
     connection: &mut impl Connection,
     enqueue: &Enqueue,
 ) -> Result<Vec<MessageId>> {
-    let messages = &enqueue.messages;
-    let has_headers = messages.iter().any(|message| message.headers.is_some());
-    // Without any, the server fills in nulls.
-    let with_headers = if has_headers { messages.as_slice() } else { &[] };
-    let headers = with_headers.iter().map(|message| message.headers.as_ref().map(Json::as_str));
-    let runs = runs(messages);
-    let parameters = params![
-        enqueue.queue.as_str(),
-        messages.iter().map(|message| message.payload.as_str()).collect::<Vec<_>>(),
-        headers.collect::<Vec<_>>(),
-        messages.iter().map(|message| message.priority.level().into()).collect::<Vec<i16>>(),
-        messages.iter().map(max_attempts).collect::<Vec<_>>(),
-        messages.iter().map(size).max().unwrap_or_default() as i64,
-        enqueue.now,
-        runs.iter().map(|run| run.start as i32 + 1).collect::<Vec<_>>(),
-        runs.iter().map(|run| run.end as i32).collect::<Vec<_>>(),
-        of_each(&runs, |first| i16::from(messages[first].priority.level())),
-        of_each(&runs, |first| messages[first].delay.micros()),
-        of_each(&runs, |first| max_attempts(&messages[first])),
-    ];
-    let rows = connection.query(&store.sql.enqueue, parameters).await?;
+    let messages = enqueue.messages.as_slice();
+    let rows = match messages {
+        [message] if message.delay == Delay::ZERO => {
+            let parameters = params![
+                enqueue.queue.as_str(),
+                message.payload.as_str(),
+                message.headers.as_ref().map(Json::as_str),
+                i16::from(message.priority.level()),
+                max_attempts(message),
+                size(message) as i64,
+                enqueue.now,
+            ];
+            connection.query(&store.sql.enqueue_one, parameters).await?
+        }
+        _ => {
+            let has_headers = messages.iter().any(|message| message.headers.is_some());
+            // Without any, the server fills in nulls.
+            let with_headers = if has_headers { messages } else { &[] };
+            let headers = with_headers.iter().map(|message| message.headers.as_ref());
+            let runs = runs(messages);
+            let parameters = params![
+                enqueue.queue.as_str(),
+                messages.iter().map(|message| message.payload.as_str()).collect::<Vec<_>>(),
+                headers.map(|headers| headers.map(Json::as_str)).collect::<Vec<_>>(),
+                messages
+                    .iter()
+                    .map(|message| message.priority.level().into())
+                    .collect::<Vec<i16>>(),
+                messages.iter().map(max_attempts).collect::<Vec<_>>(),
+                messages.iter().map(size).max().unwrap_or_default() as i64,
+                enqueue.now,
+                runs.iter().map(|run| run.start as i32 + 1).collect::<Vec<_>>(),
+                runs.iter().map(|run| run.end as i32).collect::<Vec<_>>(),
+                of_each(&runs, |first| i16::from(messages[first].priority.level())),
+                of_each(&runs, |first| messages[first].delay.micros()),
+                of_each(&runs, |first| max_attempts(&messages[first])),
+            ];
+            connection.query(&store.sql.enqueue, parameters).await?
+        }
+    };
     let Some(row) = rows.first() else {
         return Err(not_found(&enqueue.queue));
     };

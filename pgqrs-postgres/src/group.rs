@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use pgqrs::{Error, Result};
@@ -32,6 +32,8 @@ const BYTES: usize = 4 * 1024 * 1024;
 const YIELDS: u32 = 4;
 /// How long a flush waits for callers of another group at most.
 const PATIENCE: Duration = Duration::from_millis(1);
+/// For so long after a flush others may be about to call.
+const LIVELY: Duration = Duration::from_millis(10);
 
 /// What a caller hands in.
 pub(crate) trait Call: Send + Sync + 'static {
@@ -71,7 +73,8 @@ pub(crate) struct Group<C: Call> {
 #[derive(Debug, Default)]
 struct Turns {
     count: AtomicUsize,
-    landings: AtomicUsize,
+    /// When the last flush landed.
+    landed: Mutex<Option<Instant>>,
     /// A flush has landed and its callers are answered, or a turn is over.
     changed: Notify,
 }
@@ -79,18 +82,22 @@ struct Turns {
 impl Turns {
     /// While there is a turn, waits for the next landing; for a moment at most.
     async fn land(&self) {
-        let seen = self.landings.load(Ordering::SeqCst);
+        let seen = self.landed();
         let landed = async {
             loop {
                 let changed = self.changed.notified();
                 let is_over = self.count.load(Ordering::SeqCst) == 0;
-                if is_over || self.landings.load(Ordering::SeqCst) != seen {
+                if is_over || self.landed() != seen {
                     return;
                 }
                 changed.await;
             }
         };
         let _ = timeout(PATIENCE, landed).await;
+    }
+
+    fn landed(&self) -> Option<Instant> {
+        *lock(&self.landed)
     }
 
     fn end(&self) {
@@ -148,13 +155,16 @@ impl<C: Call> Group<C> {
                     {
                         followed.land().await;
                     }
-                    // Those who were answered together are about to call together.
-                    for _ in 0..YIELDS {
-                        tokio::task::yield_now().await;
+                    // Those who were answered together are about to call together; to let others run
+                    // wakes another thread.
+                    if turn.all.landed().is_some_and(|landed| landed.elapsed() < LIVELY) {
+                        for _ in 0..YIELDS {
+                            tokio::task::yield_now().await;
+                        }
                     }
                     let Some((calls, answers)) = turn.next_flush() else { return };
                     let outcomes = flush(calls, &run).await;
-                    turn.all.landings.fetch_add(1, Ordering::SeqCst);
+                    *lock(&turn.all.landed) = Some(Instant::now());
                     for (answer, outcome) in answers.into_iter().zip(outcomes) {
                         // A caller that is gone wants no answer.
                         let _ = answer.send(outcome);
@@ -247,6 +257,6 @@ impl<C: Call> Drop for Turn<C> {
     }
 }
 
-fn lock<C: Call>(waiting: &Mutex<Waiting<C>>) -> MutexGuard<'_, Waiting<C>> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

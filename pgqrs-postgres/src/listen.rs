@@ -28,6 +28,7 @@ use crate::{
     error::{TOO_LATE, from_driver, unavailable},
     known,
     migrate::checksum,
+    pool::params,
     store::Inner,
     url::Target,
 };
@@ -135,12 +136,13 @@ pub(crate) fn notify(store: &Arc<Inner>, queue: &QueueName) {
     });
 }
 
-/// The NOTIFY to be sent right behind a statement that makes messages of `queue` ready, if one may
-/// go out now. A pooler may give the two to different connections: then it waits for the commit.
+/// The channel of a NOTIFY to be sent right behind a statement that makes messages of `queue` ready,
+/// if one may go out now. A pooler may give the two to different connections: then it waits for the
+/// commit.
 pub(crate) fn notice(store: &Inner, queue: &QueueName) -> Option<String> {
     let listener = &store.listener;
     let may_follow = listener.mode == Notifications::On && !store.pool.is_unnamed();
-    (may_follow && listener.is_turn(queue)).then(|| notify_sql(&listener.channel(queue)))
+    (may_follow && listener.is_turn(queue)).then(|| listener.channel(queue))
 }
 
 /// Wakes whoever waits for a queue that this store has lately told of or waits for itself: what was
@@ -154,19 +156,11 @@ pub(crate) fn notify_all(store: &Arc<Inner>) {
 
 /// Sends a NOTIFY and waits until it is out.
 pub(crate) async fn send(store: &Inner, queue: &QueueName) -> Result<()> {
-    send_batch(store, &notify_sql(&store.listener.channel(queue))).await
+    send_to(store, &store.listener.channel(queue)).await
 }
 
-async fn send_batch(store: &Inner, batch: &str) -> Result<()> {
-    let mut session = store.pool.session().await?;
-    let sent = session.batch(batch).await;
-    session.finish();
-    sent
-}
-
-/// A transaction of its own, which needs not wait for the disk: it writes nothing.
-fn notify_sql(channel: &str) -> String {
-    format!("SET LOCAL synchronous_commit = off; NOTIFY {channel}")
+async fn send_to(store: &Inner, channel: &str) -> Result<()> {
+    store.pool.query(&store.sql.notify, params![channel]).await.map(drop)
 }
 
 /// Wake-ups for `queue`; a listener works while anybody in this process has some.
@@ -296,7 +290,7 @@ pub(crate) async fn is_heard(store: &Inner) -> Result<bool> {
     let listening = timeout(store.pool.connect_timeout, listening).await;
     let listening = listening.map_err(|_| unavailable(TOO_LATE.into()))?;
     let (_client, mut notifications, _reading) = listening.map_err(from_driver)?;
-    send_batch(store, &format!("NOTIFY {channel}")).await?;
+    send_to(store, &channel).await?;
     Ok(matches!(timeout(SELF_TEST, notifications.recv()).await, Ok(Some(_))))
 }
 
@@ -340,8 +334,8 @@ fn own_channel() -> String {
 
 /// Sends a notification to the listener's own channel, by another connection.
 fn self_test(store: &Arc<Inner>, own: &str) -> Instant {
-    let (store, notify) = (store.clone(), format!("NOTIFY {own}"));
-    tokio::spawn(async move { send_batch(&store, &notify).await });
+    let (store, own) = (store.clone(), own.to_owned());
+    tokio::spawn(async move { send_to(&store, &own).await });
     Instant::now()
 }
 

@@ -226,15 +226,16 @@ pub(crate) struct Session<'p> {
     timeout: Duration,
     /// A statement is on its way, unanswered.
     busy: bool,
-    /// What goes out right behind the next statement.
-    behind: Option<String>,
+    /// What goes out right behind the next statement: a statement and its parameter.
+    behind: Option<(&'p str, String)>,
 }
 
-impl Session<'_> {
-    /// Has this sent right behind the next statement, as a transaction of its own. Nobody waits for
-    /// it: the connection may go on with the next statement before it is answered.
-    pub(crate) fn send_behind(&mut self, batch: Option<String>) {
-        self.behind = batch;
+impl<'p> Session<'p> {
+    /// Has this statement, with its one parameter, sent right behind the next one, as a transaction
+    /// of its own. Nobody waits for it: the connection may go on with the next statement before it is
+    /// answered. Only where statements are prepared.
+    pub(crate) fn send_behind(&mut self, statement: Option<(&'p str, String)>) {
+        self.behind = statement;
     }
 
     /// Runs a statement.
@@ -250,13 +251,17 @@ impl Session<'_> {
             }
             let (values, types): (Vec<_>, Vec<_>) = typed.unzip();
             let statement = client.prepare_typed_cached(sql, &types).await?;
+            let Some((sql, parameter)) = &behind else {
+                return client.query(&statement, &values).await;
+            };
+            let follower = client.prepare_typed_cached(sql, &[Type::TEXT]).await?;
+            let parameter: &[&(dyn ToSql + Sync)] = &[parameter];
             let mut answer = pin!(client.query(&statement, &values));
-            let Some(behind) = &behind else { return answer.await };
             // Each is sent when it is first asked for its answer.
             tokio::select! {
                 biased;
                 rows = &mut answer => rows,
-                _ = client.batch_execute(behind) => answer.await,
+                _ = client.query(&follower, parameter) => answer.await,
             }
         };
         within(self.timeout, &mut self.busy, answer).await

@@ -149,6 +149,27 @@ WITH q AS MATERIALIZED (
 )
 SELECT q.fits, q.payload_limit, numbered.ids FROM q, numbered";
 
+    /// One message that is ready at once, in a run of its own: the same with half of the work.
+    enqueue_one = "
+WITH q AS MATERIALIZED (
+    SELECT id, max_attempts, payload_limit, $6 <= payload_limit AS fits
+    FROM {schema}.queues CROSS JOIN {schema}.settings WHERE name = $1 FOR KEY SHARE OF queues
+), message AS (
+    INSERT INTO {schema}.messages
+        (id, queue_id, priority, max_attempts, enqueued_at, payload, headers)
+    SELECT nextval('{schema}.sequence'), id, $4, coalesce($5, max_attempts), coalesce($7, {now}), $2,
+           $3
+    FROM q WHERE fits
+    RETURNING id, queue_id, priority, max_attempts, enqueued_at
+), ready AS (
+    {into_ready}
+    SELECT ARRAY[id], queue_id, id, enqueued_at, 9 - priority, 0, max_attempts, NULL FROM message
+)
+SELECT fits, payload_limit, (SELECT ARRAY[id] FROM message) AS ids FROM q";
+
+    /// A transaction of its own, which needs not wait for the disk: it writes nothing.
+    notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, '')";
+
     promote_due = PROMOTE_DUE;
 
     claim = CLAIM;
