@@ -185,8 +185,11 @@ async fn scout(store: Arc<Inner>, queue: QueueName, marks: Start) {
     let began = Instant::now();
     let parameters = params![queue.as_str(), marks.marks.to_vec(), marks.due_since];
     let row = store.pool.query_one(&store.sql.scout, parameters).await;
-    match row.and_then(|row| column(&row, "has_found")) {
-        Ok(has_found) => known::scouted(&store, &queue, began.elapsed(), has_found),
+    let found = row.and_then(|row| Start::read(&row));
+    match found {
+        Ok(found) => {
+            known::scouted(&store, &queue, began.elapsed(), (found != marks).then_some(found))
+        }
         Err(error) => tracing::debug!(%error, "could not look behind the marks; the next one will"),
     }
 }

@@ -6,14 +6,15 @@
 //! the mark and is found by a *full look*, which begins at the head: at once where the claim comes
 //! back short, and once a second where it does not. Where a full look is dear, because a snapshot is
 //! held somewhere, no claim waits for one: once a second a *scout*, apart from claims, looks whether
-//! anything stands behind the marks, and only then does a claim begin at the head.
+//! anything stands behind the marks, and where; there the next claim begins.
 
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use pgqrs::QueueName;
+use pgqrs::{QueueName, Result};
+use tokio_postgres::Row;
 
-use crate::{claim::Step, enqueue, store::Inner};
+use crate::{claim::Step, enqueue, error::column, store::Inner};
 
 /// With the database's clock, what is due is looked for at most this often per queue and store.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -48,6 +49,12 @@ pub(crate) struct Start {
 impl Start {
     /// At the head, and from the beginning of time.
     pub(crate) const HEAD: Self = Self { marks: [0; RANKS], due_since: None };
+
+    pub(crate) fn read(row: &Row) -> Result<Self> {
+        let (found, mut marks): (Vec<i64>, _) = (column(row, "marks")?, [0; RANKS]);
+        marks.iter_mut().zip(found).for_each(|(mark, found)| *mark = found);
+        Ok(Self { marks, due_since: column(row, "due_since")? })
+    }
 }
 
 /// The last full look.
@@ -56,8 +63,8 @@ struct FullLook {
     /// When it began.
     at: Instant,
     took: Duration,
-    /// A scout has found something, and no claim has begun at the head since.
-    has_found: bool,
+    /// Where the next claim is to begin, for a scout has found something there.
+    found: Option<Start>,
 }
 
 impl FullLook {
@@ -106,7 +113,7 @@ impl Known {
             coming: [0; RANKS],
             coming_since: store.started,
             reached: [0; RANKS],
-            full_look: FullLook { at: store.started, took: Duration::ZERO, has_found: false },
+            full_look: FullLook { at: store.started, took: Duration::ZERO, found: None },
             run_size: enqueue::RUN,
             is_told: true,
         };
@@ -160,18 +167,17 @@ impl Known {
     pub(crate) fn start(&mut self, store: &Inner, queue: &QueueName) -> Start {
         let mut all = store.known();
         let look = all.get_mut(queue).map_or(&mut self.full_look, |known| &mut known.full_look);
-        let is_wanted = match look.is_dear() {
-            true => look.has_found,
-            false => !self.is_busy || look.is_due(),
-        };
-        if !is_wanted {
+        if let Some(found) = look.found.take() {
+            self.full_look = *look;
+            if found.due_since < self.start.due_since {
+                self.looked = store.started;
+            }
+            return found;
+        }
+        if look.is_dear() || self.is_busy && !look.is_due() {
             return self.start;
         }
-        if look.has_found {
-            // It may be something that was due long ago.
-            self.looked = store.started;
-        }
-        *look = FullLook { at: Instant::now(), has_found: false, ..*look };
+        look.at = Instant::now();
         self.full_look = *look;
         Start::HEAD
     }
@@ -266,7 +272,7 @@ impl Known {
     }
 
     fn looked_fully(&mut self, took: Duration) {
-        self.full_look = FullLook { at: Instant::now(), took, has_found: false };
+        self.full_look = FullLook { at: Instant::now(), took, found: None };
     }
 }
 
@@ -286,8 +292,8 @@ pub(crate) fn due_in(store: &Inner, delay: Duration) {
 }
 
 /// Notes what a scout has found, and how long it took.
-pub(crate) fn scouted(store: &Inner, queue: &QueueName, took: Duration, has_found: bool) {
+pub(crate) fn scouted(store: &Inner, queue: &QueueName, took: Duration, found: Option<Start>) {
     if let Some(known) = store.known().get_mut(queue) {
-        known.full_look = FullLook { took, has_found, ..known.full_look };
+        known.full_look = FullLook { took, found, ..known.full_look };
     }
 }

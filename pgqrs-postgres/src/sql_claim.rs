@@ -142,23 +142,25 @@ SELECT (1000000 * extract(epoch FROM least(
         ORDER BY visible_at LIMIT 1) IS NOT NULL AS spent,
        (SELECT now() FROM q) AS now";
 
-/// Whether anything is ready before the marks $2, or was due before $3.
+/// Where the first messages stand that are ready before the marks $2, and since when something has
+/// been due that was due before $3; else as given.
 pub(crate) const SCOUT: &str = "
 WITH q AS MATERIALIZED (SELECT id FROM {schema}.queues WHERE name = $1)
-SELECT EXISTS (
-        SELECT FROM unnest($2) WITH ORDINALITY AS m (mark, nth) CROSS JOIN LATERAL (
-            SELECT FROM {schema}.ready
-            WHERE queue_id = (SELECT id FROM q) AND rank = (m.nth - 1)::smallint AND pos < m.mark
-            ORDER BY pos LIMIT 1) r)
-    OR EXISTS (
-        SELECT FROM (
-            SELECT FROM {schema}.delayed WHERE queue_id = (SELECT id FROM q) AND visible_at < $3
-            ORDER BY visible_at LIMIT 1) d)
-    OR EXISTS (
-        SELECT FROM unnest(ARRAY[false, true]) AS l (last) CROSS JOIN LATERAL (
-            SELECT FROM {schema}.leases
-            WHERE queue_id = (SELECT id FROM q) AND last_attempt = l.last AND visible_at < $3
-            ORDER BY visible_at LIMIT 1) e) AS has_found";
+SELECT ARRAY (
+           SELECT coalesce((
+               SELECT pos FROM {schema}.ready
+               WHERE queue_id = (SELECT id FROM q) AND rank = (m.nth - 1)::smallint AND pos < m.mark
+               ORDER BY pos LIMIT 1), m.mark)
+           FROM unnest($2) WITH ORDINALITY AS m (mark, nth) ORDER BY m.nth) AS marks,
+       least((SELECT visible_at FROM {schema}.delayed
+              WHERE queue_id = (SELECT id FROM q) AND visible_at < $3
+              ORDER BY visible_at LIMIT 1),
+             (SELECT visible_at FROM {schema}.leases
+              WHERE queue_id = (SELECT id FROM q) AND NOT last_attempt AND visible_at < $3
+              ORDER BY visible_at LIMIT 1),
+             (SELECT visible_at FROM {schema}.leases
+              WHERE queue_id = (SELECT id FROM q) AND last_attempt AND visible_at < $3
+              ORDER BY visible_at LIMIT 1), $3) AS due_since";
 
 /// Whether a queue that may be claimed from by the workers $2 (null: by anybody) has nothing ready,
 /// nothing due and nothing to bury, and when its next message becomes ready by itself.
