@@ -22,6 +22,14 @@ pub(crate) const PARTS: &[(&str, &str)] = &[
         "INSERT INTO {schema}.archive (id, queue_id, attempts, token, worker_id, claimed_at,
         archived_at, outcome, last_error)",
     ),
+    // The queue that messages are for, and whether the largest of them, of $6 bytes, may be added.
+    (
+        "{addressed}",
+        "q AS MATERIALIZED (
+    SELECT id, max_attempts, payload_limit, $6 <= payload_limit AS fits
+    FROM {schema}.queues CROSS JOIN {schema}.settings WHERE name = $1 FOR KEY SHARE OF queues
+)",
+    ),
     // What may run in a transaction of the caller's counts from the statement.
     ("{now}", "statement_timestamp()"),
     // Takes the messages of the receipts $1, $2 out of leases. A run of which only some are meant is

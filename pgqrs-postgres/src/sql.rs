@@ -117,10 +117,7 @@ WHERE $1 IS NULL OR q.name = $1 ORDER BY q.name COLLATE \"C\"";
     /// message, and what they have in common). Nothing is written if the queue is missing or the
     /// largest message ($6 bytes) is too large.
     enqueue = "
-WITH q AS MATERIALIZED (
-    SELECT id, max_attempts, payload_limit, $6 <= payload_limit AS fits
-    FROM {schema}.queues CROSS JOIN {schema}.settings WHERE name = $1 FOR KEY SHARE OF queues
-), message AS (
+WITH {addressed}, message AS (
     INSERT INTO {schema}.messages
         (id, queue_id, priority, max_attempts, enqueued_at, payload, headers)
     SELECT nextval('{schema}.sequence'), (SELECT id FROM q), priority,
@@ -151,10 +148,7 @@ SELECT q.fits, q.payload_limit, numbered.ids FROM q, numbered";
 
     /// One message that is ready at once, in a run of its own: the same with half of the work.
     enqueue_one = "
-WITH q AS MATERIALIZED (
-    SELECT id, max_attempts, payload_limit, $6 <= payload_limit AS fits
-    FROM {schema}.queues CROSS JOIN {schema}.settings WHERE name = $1 FOR KEY SHARE OF queues
-), message AS (
+WITH {addressed}, message AS (
     INSERT INTO {schema}.messages
         (id, queue_id, priority, max_attempts, enqueued_at, payload, headers)
     SELECT nextval('{schema}.sequence'), id, $4, coalesce($5, max_attempts), coalesce($7, {now}), $2,
