@@ -285,7 +285,7 @@ pub(crate) struct Step {
     pub(crate) runs: usize,
     pub(crate) held: usize,
     /// How many of those it leased.
-    messages: usize,
+    pub(crate) messages: usize,
     /// The runs' priorities and positions.
     pub(crate) reached: Vec<(Priority, i64)>,
     /// Somebody may not claim, and so nobody did.

@@ -1,9 +1,12 @@
 //! Group commit: calls that are in flight at the same time share a statement and a commit.
 //!
-//! While one flush is on its way the next one gathers; an idle store flushes at once, so nothing
-//! ever waits for a timer. Each caller's future resolves after the commit of its own rows. The
-//! technique is the databases' own (D. Gawlick, "Processing 'hot spots' in high performance
-//! systems", 1985), one level up.
+//! While one flush is on its way the next one gathers; an idle store flushes at once. Each caller's
+//! future resolves after the commit of its own rows. The technique is the databases' own (D. Gawlick,
+//! "Processing 'hot spots' in high performance systems", 1985), one level up.
+//!
+//! Producers enqueue and enqueue again, consumers claim and archive in turns, and a statement's start-up
+//! is shared best by all of them. So a flush waits for those who are about to call, having been
+//! answered, but only while they do come within a moment, all of them: each landing tells.
 
 use std::{
     fmt,
@@ -11,13 +14,13 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use pgqrs::{Error, Result};
 use tokio::{
     sync::{Notify, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 /// A call of so many rows runs by itself: it gains little by company, and several keep several of the
@@ -28,12 +31,9 @@ const ROWS: usize = 1_000;
 /// Bytes of payload in one flush at most.
 const BYTES: usize = 4 * 1024 * 1024;
 
-/// How often a flush lets others run before it leaves.
-const YIELDS: u32 = 4;
-/// How long a flush waits for callers of another group at most.
-const PATIENCE: Duration = Duration::from_millis(1);
-/// For so long after a flush others may be about to call.
-const LIVELY: Duration = Duration::from_millis(10);
+/// How long a flush waits at most for callers that it expects, and how long one may be on its way
+/// for the next one to wait.
+const PATIENCE: Duration = Duration::from_millis(2);
 
 /// What a caller hands in.
 pub(crate) trait Call: Send + Sync + 'static {
@@ -62,64 +62,62 @@ pub(crate) trait Call: Send + Sync + 'static {
 
 /// Gathers calls and flushes them.
 pub(crate) struct Group<C: Call> {
-    waiting: Arc<Mutex<Waiting<C>>>,
+    waiting: Mutex<Waiting<C>>,
+    /// All who are expected have called.
+    gathered: Notify,
     most_flushes: usize,
-    turns: Arc<Turns>,
-    /// Those of the group whose callers, once they are answered, are about to call here.
-    followed: Option<Arc<Turns>>,
+    callers: Arc<Callers>,
+    coming: Coming,
 }
 
-/// The turns of a group.
+/// Who is about to call.
+enum Coming {
+    /// The group's own callers, when they are answered.
+    Again,
+    /// Those of other groups, whose flush has left: they are answered soon.
+    From(Arc<Callers>),
+}
+
+/// Counts the callers of a group, or of several.
 #[derive(Debug, Default)]
-struct Turns {
-    count: AtomicUsize,
-    /// When the last flush landed.
-    landed: Mutex<Option<Instant>>,
-    /// A flush has landed and its callers are answered, or a turn is over.
-    changed: Notify,
+pub(crate) struct Callers {
+    /// Whose flush has left.
+    taken: AtomicUsize,
+    answered: AtomicUsize,
 }
 
-impl Turns {
-    /// While there is a turn, waits for the next landing; for a moment at most.
-    async fn land(&self) {
-        let seen = self.landed();
-        let landed = async {
-            loop {
-                let changed = self.changed.notified();
-                let is_over = self.count.load(Ordering::SeqCst) == 0;
-                if is_over || self.landed() != seen {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        let _ = timeout(PATIENCE, landed).await;
-    }
+/// Where the answer to a call goes.
+type Answer<C> = oneshot::Sender<Result<<C as Call>::Answer>>;
 
-    fn landed(&self) -> Option<Instant> {
-        *lock(&self.landed)
-    }
-
-    fn end(&self) {
-        self.count.fetch_sub(1, Ordering::SeqCst);
-        self.changed.notify_waiters();
-    }
+/// What waits for the next flush.
+struct Waiting<C: Call> {
+    calls: Vec<(C, Answer<C>)>,
+    flushes: usize,
+    /// How many of those coming had been answered when the last flush left: they have called, or are
+    /// expected no more.
+    seen: usize,
+    /// Whether all who were expected had called by the time that the last flush landed, soon after it
+    /// left: only then the next one waits for those it expects.
+    is_punctual: bool,
 }
-
-/// Calls, each with where its answer goes.
-type Waiting<C> = Vec<(C, oneshot::Sender<Result<<C as Call>::Answer>>)>;
 
 impl<C: Call> Group<C> {
-    /// Up to so many flushes are on their way at once: while one waits for its commit another one is
-    /// built.
-    pub(crate) fn with_flushes(most_flushes: usize) -> Self {
-        Self { waiting: Arc::default(), most_flushes, turns: Arc::default(), followed: None }
+    /// Callers call again when they are answered. Two flushes at a time: while one waits for its commit
+    /// the other one is built.
+    pub(crate) fn repeating() -> Arc<Self> {
+        Self::new(2, Arc::default(), Coming::Again)
     }
 
-    /// Callers of `other` are about to call here when they are answered: a flush waits for one of
-    /// `other` that is on its way, so that they go together.
-    pub(crate) fn following<D: Call>(self, other: &Group<D>) -> Self {
-        Self { followed: Some(other.turns.clone()), ..self }
+    /// Those `coming` call here when they are answered elsewhere; here they are counted as `callers`.
+    /// One flush at a time: they go together.
+    pub(crate) fn following(coming: &Arc<Callers>, callers: &Arc<Callers>) -> Arc<Self> {
+        Self::new(1, callers.clone(), Coming::From(coming.clone()))
+    }
+
+    fn new(most_flushes: usize, callers: Arc<Callers>, coming: Coming) -> Arc<Self> {
+        let waiting = Waiting { calls: Vec::new(), flushes: 0, seen: 0, is_punctual: false };
+        let (waiting, gathered) = (Mutex::new(waiting), Notify::new());
+        Arc::new(Self { waiting, gathered, most_flushes, callers, coming })
     }
 
     /// Hands in a call, and answers once it is committed. `run` runs one call, or several joined.
@@ -127,7 +125,7 @@ impl<C: Call> Group<C> {
     /// A caller that is dropped leaves its call to happen wholly. If a shared statement fails by an
     /// error of the data, each call is run again by itself, so that only the guilty one gets the
     /// error; if its outcome is unknown all learn that, and nothing is repeated.
-    pub(crate) async fn call<F, Fut>(&self, call: C, run: F) -> Result<C::Answer>
+    pub(crate) async fn call<F, Fut>(self: &Arc<Self>, call: C, run: F) -> Result<C::Answer>
     where
         F: Fn(C) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<C::Answer>> + Send,
@@ -138,42 +136,49 @@ impl<C: Call> Group<C> {
         }
         let (answer, answered) = oneshot::channel();
         let is_free = {
-            let mut waiting = lock(&self.waiting);
-            waiting.push((call, answer));
-            let is_free = self.turns.count.load(Ordering::SeqCst) < self.most_flushes;
-            self.turns.count.fetch_add(usize::from(is_free), Ordering::SeqCst);
+            let mut waiting = self.waiting();
+            waiting.calls.push((call, answer));
+            if waiting.flushes > 0 && self.missing(&waiting) == 0 {
+                self.gathered.notify_waiters();
+            }
+            let is_free = waiting.flushes < self.most_flushes;
+            waiting.flushes += usize::from(is_free);
             is_free
         };
         if is_free {
-            let (waiting, all) = (self.waiting.clone(), self.turns.clone());
-            let mut turn = Turn { waiting, all, is_over: false };
-            let followed = self.followed.clone();
+            let mut turn = Turn { group: self.clone(), flush: None, is_over: false };
             tokio::spawn(async move {
-                loop {
-                    if let Some(followed) = &followed
-                        && !lock(&turn.waiting).is_empty()
-                    {
-                        followed.land().await;
-                    }
-                    // Those who were answered together are about to call together; to let others run
-                    // wakes another thread.
-                    if turn.all.landed().is_some_and(|landed| landed.elapsed() < LIVELY) {
-                        for _ in 0..YIELDS {
-                            tokio::task::yield_now().await;
-                        }
-                    }
-                    let Some((calls, answers)) = turn.next_flush() else { return };
+                while let Some((calls, answers)) = turn.take_off().await {
                     let outcomes = flush(calls, &run).await;
-                    *lock(&turn.all.landed) = Some(Instant::now());
+                    turn.land();
                     for (answer, outcome) in answers.into_iter().zip(outcomes) {
                         // A caller that is gone wants no answer.
                         let _ = answer.send(outcome);
                     }
-                    turn.all.changed.notify_waiters();
                 }
             });
         }
         answered.await.unwrap_or_else(|_| Err(shutting_down()))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting<C>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many callers there have been or will be soon, since the last flush left.
+    fn expected(&self, waiting: &Waiting<C>) -> usize {
+        let coming = match &self.coming {
+            Coming::Again => &self.callers.answered,
+            Coming::From(callers) => &callers.taken,
+        };
+        coming.load(Ordering::SeqCst).saturating_sub(waiting.seen)
+    }
+
+    /// For how many of them it is worth to wait.
+    fn missing(&self, waiting: &Waiting<C>) -> usize {
+        let calls = waiting.calls.len();
+        let expected = if waiting.is_punctual && calls > 0 { self.expected(waiting) } else { 0 };
+        expected.saturating_sub(calls)
     }
 }
 
@@ -214,21 +219,82 @@ impl<C: Call> fmt::Debug for Group<C> {
 
 /// The right to flush, one of the few.
 struct Turn<C: Call> {
-    waiting: Arc<Mutex<Waiting<C>>>,
-    all: Arc<Turns>,
+    group: Arc<Group<C>>,
+    flush: Option<Flush>,
     is_over: bool,
 }
 
-type Flush<C> = (Vec<C>, Vec<oneshot::Sender<Result<<C as Call>::Answer>>>);
+/// A flush on its way.
+struct Flush {
+    calls: usize,
+    /// How many were expected when it left.
+    expected: usize,
+    left: Instant,
+}
 
 impl<C: Call> Turn<C> {
+    /// The calls of the next flush, and where their answers go. Without any the turn is over.
+    async fn take_off(&mut self) -> Option<(Vec<C>, Vec<Answer<C>>)> {
+        self.gather().await;
+        let mut waiting = self.group.waiting();
+        let expected = self.group.expected(&waiting);
+        let (calls, answers) = waiting.next_flush();
+        if calls.is_empty() {
+            waiting.flushes -= 1;
+            self.is_over = true;
+            return None;
+        }
+        let coming = match &self.group.coming {
+            Coming::Again => &self.group.callers,
+            Coming::From(callers) => callers,
+        };
+        waiting.seen = coming.answered.load(Ordering::SeqCst);
+        self.group.callers.taken.fetch_add(calls.len(), Ordering::SeqCst);
+        self.flush = Some(Flush { calls: calls.len(), expected, left: Instant::now() });
+        Some((calls, answers))
+    }
+
+    /// Waits for those who are about to call, for a moment at most.
+    async fn gather(&self) {
+        let all = async {
+            loop {
+                let gathered = self.group.gathered.notified();
+                if self.group.missing(&self.group.waiting()) == 0 {
+                    return;
+                }
+                gathered.await;
+            }
+        };
+        let _ = timeout(PATIENCE, all).await;
+    }
+
+    /// Notes that the flush has landed: its callers are about to be answered.
+    fn land(&mut self) {
+        let Some(flush) = self.flush.take() else { return };
+        let mut waiting = self.group.waiting();
+        let have_come = flush.calls + waiting.calls.len() >= flush.expected;
+        waiting.is_punctual = have_come && flush.left.elapsed() < PATIENCE;
+        self.group.callers.answered.fetch_add(flush.calls, Ordering::SeqCst);
+    }
+}
+
+impl<C: Call> Drop for Turn<C> {
+    /// A turn that ends in the middle, with its runtime or by a panic, is free for the next caller.
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.land();
+            self.group.waiting().flushes -= 1;
+        }
+    }
+}
+
+impl<C: Call> Waiting<C> {
     /// The calls that go together next: the first that waits, and those behind it that share with
-    /// it. Without any the turn is over.
-    fn next_flush(&mut self) -> Option<Flush<C>> {
-        let mut waiting = lock(&self.waiting);
+    /// it.
+    fn next_flush(&mut self) -> (Vec<C>, Vec<Answer<C>>) {
         let (mut calls, mut answers, mut later) = (Vec::<C>::new(), Vec::new(), Vec::new());
         let (mut rows, mut bytes) = (0, 0);
-        for (call, answer) in waiting.drain(..) {
+        for (call, answer) in self.calls.drain(..) {
             let fits = rows + call.rows() <= ROWS && bytes + call.bytes() <= BYTES;
             if calls.first().is_none_or(|first| fits && call.shares_with(first)) {
                 (rows, bytes) = (rows + call.rows(), bytes + call.bytes());
@@ -238,25 +304,119 @@ impl<C: Call> Turn<C> {
                 later.push((call, answer));
             }
         }
-        *waiting = later;
-        if calls.is_empty() {
-            self.all.end();
-            self.is_over = true;
-            return None;
-        }
-        Some((calls, answers))
+        self.calls = later;
+        (calls, answers)
     }
 }
 
-impl<C: Call> Drop for Turn<C> {
-    /// A turn that ends in the middle, with its runtime or by a panic, is free for the next caller.
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.all.end();
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a panic fails the test")]
+mod tests {
+    use tokio::{
+        task::{JoinHandle, yield_now},
+        time::sleep,
+    };
+
+    use super::*;
+
+    /// So many callers; each is answered how many shared its flush.
+    struct Together(usize);
+
+    impl Call for Together {
+        type Answer = usize;
+
+        fn rows(&self) -> usize {
+            self.0
+        }
+
+        fn bytes(&self) -> usize {
+            0
+        }
+
+        fn shares_with(&self, _: &Self) -> bool {
+            true
+        }
+
+        fn joined_by(&self, others: &[Self]) -> Self {
+            Self(self.0 + others.len())
+        }
+
+        fn split(calls: &[Self], answer: usize) -> Vec<usize> {
+            vec![answer; calls.len()]
         }
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn call(group: &Arc<Group<Together>>, takes: Duration) -> JoinHandle<usize> {
+        let group = group.clone();
+        let run = move |call: Together| async move {
+            sleep(takes).await;
+            Ok(call.0)
+        };
+        tokio::spawn(async move { group.call(Together(1), run).await.unwrap() })
+    }
+
+    async fn others_run() {
+        for _ in 0..100 {
+            yield_now().await;
+        }
+    }
+
+    /// Of a group to which two come who are answered elsewhere, and who did come before.
+    async fn with_two_to_come(takes: Duration) -> Arc<Group<Together>> {
+        let coming = Arc::<Callers>::default();
+        let group = Group::following(&coming, &Arc::default());
+        for _ in 0..2 {
+            let both = [call(&group, takes), call(&group, takes)];
+            for one in both {
+                assert_eq!(one.await.unwrap(), 2);
+            }
+            coming.taken.fetch_add(2, Ordering::SeqCst);
+            coming.answered.fetch_add(2, Ordering::SeqCst);
+        }
+        group
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flush_waits_for_those_who_are_answered_elsewhere() {
+        let group = with_two_to_come(Duration::ZERO).await;
+        let first = call(&group, Duration::ZERO);
+        others_run().await;
+        assert!(!first.is_finished());
+        let second = call(&group, Duration::ZERO);
+        assert_eq!([first.await.unwrap(), second.await.unwrap()], [2, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_for_a_moment_only_and_the_next_one_does_not() {
+        let group = with_two_to_come(Duration::ZERO).await;
+        let began = Instant::now();
+        assert_eq!(call(&group, Duration::ZERO).await.unwrap(), 1);
+        assert!(began.elapsed() >= PATIENCE && began.elapsed() < 2 * PATIENCE);
+        let Coming::From(coming) = &group.coming else { panic!("they come from elsewhere") };
+        coming.taken.fetch_add(2, Ordering::SeqCst);
+        let began = Instant::now();
+        assert_eq!(call(&group, Duration::ZERO).await.unwrap(), 1);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_where_a_flush_takes_long() {
+        let group = with_two_to_come(2 * PATIENCE).await;
+        let began = Instant::now();
+        assert_eq!(call(&group, Duration::ZERO).await.unwrap(), 1);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn producers_who_were_answered_together_go_together_again() {
+        let group = Group::repeating();
+        let pair = [call(&group, Duration::ZERO), call(&group, Duration::ZERO)];
+        for one in pair {
+            assert_eq!(one.await.unwrap(), 2);
+        }
+        let first = call(&group, Duration::ZERO);
+        others_run().await;
+        let second = call(&group, Duration::ZERO);
+        assert_eq!([first.await.unwrap(), second.await.unwrap()], [2, 2]);
+    }
 }

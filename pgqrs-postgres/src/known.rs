@@ -97,6 +97,8 @@ pub(crate) struct Known {
     full_look: FullLook,
     /// How many messages a run held, by what the last claim found.
     run_size: usize,
+    /// How many it left of its last run: the first that the next one meets.
+    left: usize,
     /// Something has told of messages since a claim began.
     is_told: bool,
 }
@@ -115,6 +117,7 @@ impl Known {
             reached: [0; RANKS],
             full_look: FullLook { at: store.started, took: Duration::ZERO, found: None },
             run_size: enqueue::RUN,
+            left: 0,
             is_told: true,
         };
         store.known().get_mut(queue).map_or(never, |known| {
@@ -204,7 +207,7 @@ impl Known {
 
     /// How many runs probably hold so many messages.
     pub(crate) fn runs(&self, messages: usize) -> usize {
-        messages.div_ceil(self.run_size)
+        usize::from(self.left > 0) + messages.saturating_sub(self.left).div_ceil(self.run_size)
     }
 
     /// Notes what a statement that began at `start` has taken, and how long it took.
@@ -212,7 +215,10 @@ impl Known {
         if start == Start::HEAD {
             self.looked_fully(took);
         }
-        self.run_size = step.held.checked_div(step.runs).unwrap_or(self.run_size).max(1);
+        let whole = step.runs.saturating_sub(usize::from(self.left > 0));
+        let run_size = step.held.saturating_sub(self.left).checked_div(whole);
+        self.run_size = run_size.unwrap_or(self.run_size).clamp(1, enqueue::RUN);
+        self.left = step.held.saturating_sub(step.messages);
         for (priority, pos) in &step.reached {
             let rank = RANKS - 1 - usize::from(priority.level());
             // What is left of a run keeps its place: the mark stands before it.

@@ -24,7 +24,7 @@ use crate::{
     Options,
     claim::{self, Claims},
     doctor, enqueue, error,
-    group::Group,
+    group::{Callers, Group},
     known::{self, Known},
     listen::{self, Listener},
     migrate,
@@ -50,9 +50,12 @@ pub(crate) struct Inner {
     /// So many of the next archives probably leave messages of the leases that they meet.
     pub(crate) archives_in_part: AtomicU8,
     known: Mutex<HashMap<QueueName, Known>>,
-    enqueues: Group<Enqueue>,
+    enqueues: Arc<Group<Enqueue>>,
     claims: Mutex<HashMap<QueueName, Arc<Group<Claims>>>>,
-    settles: Group<Vec<Settlement>>,
+    settles: Arc<Group<Vec<Settlement>>>,
+    /// Of all queues: who has claimed is about to settle.
+    claimers: Arc<Callers>,
+    settlers: Arc<Callers>,
     /// The last number drawn when a sweep last saw to the archive's partitions.
     pub(crate) partitions_looked_at: AtomicI64,
 }
@@ -81,6 +84,7 @@ impl PostgresStore {
         }
         let listening = options.listen_url.as_deref().map_or(Ok(target.clone()), url::parse)?;
         let listener = Listener::new(listening, &schema, options.notifications)?;
+        let (claimers, settlers) = <(Arc<Callers>, Arc<Callers>)>::default();
         let inner = Arc::new(Inner {
             pool: Pool::connect(target, &options).await?,
             sql: Statements::new(&schema),
@@ -89,10 +93,12 @@ impl PostgresStore {
             listener,
             started: Instant::now(),
             known: Mutex::default(),
-            enqueues: Group::with_flushes(2),
+            enqueues: Group::repeating(),
             claims: Mutex::default(),
             // Flushes at once would meet at the leases of one claim, and one of them come again.
-            settles: Group::with_flushes(1),
+            settles: Group::following(&claimers, &settlers),
+            claimers,
+            settlers,
             partitions_looked_at: AtomicI64::new(0),
         });
         inner.repeat(|| migrate::check_version(&inner)).await?;
@@ -133,7 +139,7 @@ impl Inner {
     /// The claims of a queue. Whoever has settled is about to claim.
     fn claims(&self, queue: &QueueName) -> Arc<Group<Claims>> {
         let mut groups = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        let group = || Arc::new(Group::with_flushes(1).following(&self.settles));
+        let group = || Group::following(&self.settlers, &self.claimers);
         groups.entry(queue.clone()).or_insert_with(group).clone()
     }
 

@@ -29,6 +29,17 @@ async fn small_claims_at_once_are_one_statement_and_get_no_more_than_they_want()
 }
 
 #[tokio::test]
+async fn a_claim_reckons_with_what_the_last_one_left_of_a_run() {
+    let (store, database) = store().await;
+    let counted = count_statements(&database, "BEFORE DELETE ON pgqrs.ready").await;
+    enqueue(&store, 100).await;
+    for (limit, expected) in [(10, 1), (40, 2), (25, 3), (5, 4), (20, 5)] {
+        assert_eq!(claim(&store, limit).await.len(), limit);
+        assert_eq!(statements(&counted).await, expected, "{limit} messages");
+    }
+}
+
+#[tokio::test]
 async fn claims_at_once_keep_their_own_timeouts() {
     let (store, _database) = store().await;
     enqueue(&store, 20).await;

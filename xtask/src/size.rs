@@ -15,7 +15,7 @@ const TUTORIAL: (&str, usize) = ("custom_store.rs", 700);
 
 /// Lines of code of a crate: SQL included; unit tests, comments and blank lines left out.
 const CRATES: [(&str, usize); 3] =
-    [("pgqrs", 5000), ("pgqrs-postgres", 4950), ("pgqrs-sqlite", 3000)];
+    [("pgqrs", 5000), ("pgqrs-postgres", 5000), ("pgqrs-sqlite", 3000)];
 
 /// Prints the sizes of the crates; fails for what is too large.
 pub(crate) fn check() -> Result<(), Failure> {
