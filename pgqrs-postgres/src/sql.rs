@@ -4,8 +4,8 @@
 //! Conventions: every time is `coalesce($n, now())`, or `{now}` where the transaction may be the
 //! caller's and have begun long before; a common table expression that must run once, or that
 //! locks, is `MATERIALIZED`; rows to take are picked by an index walk and deleted by
-//! `ctid = ANY (ARRAY (…))`, a plan that depends on no statistics. Everything in one statement sees
-//! one snapshot, from before its own writes.
+//! `ctid = ANY (ARRAY (…))`, a plan that depends on no statistics; the ids in a row ascend. Everything
+//! in one statement sees one snapshot, from before its own writes.
 
 use crate::{
     parts::PARTS,
@@ -248,7 +248,7 @@ FROM back";
     extend = "
 WITH {held}, extended AS (
     {into_leases}
-    SELECT array_agg(id), token, queue_id, rank, attempts, max_attempts,
+    SELECT array_agg(id ORDER BY id), token, queue_id, rank, attempts, max_attempts,
            coalesce($3, {now}) + $4 * interval '1 microsecond', claimed_at, worker_id, last_error
     FROM held
     GROUP BY token, queue_id, rank, attempts, max_attempts, claimed_at, worker_id, last_error
