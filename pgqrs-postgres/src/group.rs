@@ -31,6 +31,8 @@ const ROWS: usize = 1_000;
 /// Bytes of payload in one flush at most.
 const BYTES: usize = 4 * 1024 * 1024;
 
+/// So many callers share a start-up well: a flush waits for no more.
+const ENOUGH: usize = 32;
 /// How long a flush waits at most for callers that it expects, and how long one may be on its way
 /// for the next one to wait.
 const PATIENCE: Duration = Duration::from_millis(2);
@@ -178,7 +180,7 @@ impl<C: Call> Group<C> {
     fn missing(&self, waiting: &Waiting<C>) -> usize {
         let calls = waiting.calls.len();
         let expected = if waiting.is_punctual && calls > 0 { self.expected(waiting) } else { 0 };
-        expected.saturating_sub(calls)
+        expected.min(ENOUGH).saturating_sub(calls)
     }
 }
 
