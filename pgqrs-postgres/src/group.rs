@@ -312,8 +312,9 @@ impl<C: Call> Waiting<C> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a panic fails the test")]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
+
     use tokio::{
         task::{JoinHandle, yield_now},
         time::sleep,
