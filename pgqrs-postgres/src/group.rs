@@ -403,6 +403,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn it_waits_for_enough_of_them_and_not_for_all() {
+        let group = with_two_to_come(Duration::ZERO).await;
+        let Coming::From(coming) = &group.coming else { panic!("they come from elsewhere") };
+        coming.taken.fetch_add(2 * ENOUGH, Ordering::SeqCst);
+        let began = Instant::now();
+        for one in [(); ENOUGH].map(|()| call(&group, Duration::ZERO)) {
+            assert_eq!(one.await.unwrap(), ENOUGH);
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nobody_waits_where_a_flush_takes_long() {
         let group = with_two_to_come(2 * PATIENCE).await;
         let began = Instant::now();

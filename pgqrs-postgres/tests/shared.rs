@@ -6,6 +6,7 @@ mod scene;
 
 use std::collections::BTreeSet;
 
+use chrono::TimeDelta;
 use futures::future::join_all;
 use pgqrs::{
     Action, ArchiveFilter, BatchSize, Claim, Enqueue, Error, Json, LeaseLost, Message, MessageId,
@@ -117,6 +118,23 @@ async fn whole_leases_are_one_statement_and_parts_are_tried_as_whole_once() {
         archive(&store, std::slice::from_ref(message)).await;
         assert_eq!(statements(&counted).await, expected);
     }
+}
+
+/// The extension writes their row anew, in which a claim counts on the order of ids.
+#[tokio::test]
+async fn messages_that_were_extended_together_are_claimed_again_together() {
+    let (store, _database) = store().await;
+    enqueue(&store, 20).await;
+    let messages = claim(&store, 20).await;
+    let action = Action::Extend(VisibilityTimeout::seconds(60).unwrap());
+    let extend =
+        |message: &Message| Settlement { receipt: message.receipt, action: action.clone() };
+    let settlements = messages.iter().rev().map(extend).collect();
+    let outcomes = store.settle(Settle { settlements, now: None }).await.unwrap();
+    assert!(outcomes.iter().all(Result::is_ok));
+    let now = messages[0].claimed_at + TimeDelta::hours(1);
+    let claimed = store.claim(Claim { now: Some(now), ..command(20) }).await.unwrap().messages;
+    assert_eq!(ids(&claimed), ids(&messages));
 }
 
 /// Each writes the messages of the other's anew, which the other's statement then misses.
